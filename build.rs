@@ -73,7 +73,8 @@ fn generate(inputs: &[PathBuf], include: &Path, to: &Path) -> Result<()> {
     let mut modules = fs::read_to_string(to.join("mod.rs"))?;
     for file in parsed.file_descriptors.iter().filter(|f| !f.service.is_empty()) {
         let module = file.name().trim_end_matches(".proto");
-        let (suffix, text) = if module.starts_with("shim_") { ("ttrpc", ttrpc_names(file)?) } else { ("grpc", grpc_methods(file, &types)?) };
+        let (suffix, text) =
+            if module.starts_with("shim_") { ("ttrpc", ttrpc_names(file)?) } else { ("grpc", grpc_methods(file, &types)?) };
         fs::write(to.join(format!("{module}_{suffix}.rs")), text)?;
         writeln!(modules, "pub mod {module}_{suffix};")?;
     }
@@ -101,7 +102,13 @@ fn type_paths(files: &[FileDescriptorProto]) -> HashMap<String, String> {
 fn grpc_methods(file: &FileDescriptorProto, types: &HashMap<String, String>) -> Result<String> {
     let mut text = String::new();
     for service in &file.service {
-        writeln!(text, "/// Methods of {}.{}.\npub mod {} {{\n    use super::super as root;", file.package(), service.name(), snake(service.name()))?;
+        writeln!(
+            text,
+            "/// Methods of {}.{}.\npub mod {} {{\n    use super::super as root;",
+            file.package(),
+            service.name(),
+            snake(service.name())
+        )?;
         let mut paths = String::new();
         for m in &service.method {
             let kind = match (m.client_streaming(), m.server_streaming()) {

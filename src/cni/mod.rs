@@ -1,0 +1,1 @@
+//! CNI: pod networks by the real plugins.

@@ -1,0 +1,1 @@
+//! CRI: the kubelet's contract.

@@ -1,0 +1,1 @@
+//! Remote: registries, and pulling images from them.

@@ -1,0 +1,1 @@
+//! RPC: the only rooms that name grpcio and ttrpc; bridges between bytes and `fn(&Call, Request) -> Result<Response>`.

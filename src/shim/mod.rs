@@ -1,0 +1,1 @@
+//! Shim: one small process per pod, that outlives the daemon.

@@ -1,0 +1,10 @@
+//! sys: the only room with `unsafe` and raw system calls; it hands out owned descriptors and `io::Error`.
+#![allow(unsafe_code)]
+pub mod cgroup;
+pub mod fifo;
+pub mod fs;
+pub mod mount;
+pub mod netns;
+pub mod pidfd;
+pub mod pty;
+pub mod signal;
