@@ -1,1 +1,3 @@
 //! RPC: the only rooms that name grpcio and ttrpc; bridges between bytes and `fn(&Call, Request) -> Result<Response>`.
+pub mod status;
+pub mod ttrpc;
