@@ -1,7 +1,7 @@
 //! RemovePodSandbox: after Ok nothing of the pod and its containers is left, its name is free. Repeating it is free.
 use super::stop_pod_sandbox::stop_pod;
 use crate::call::Call;
-use crate::cri::{Cri, NAMESPACE};
+use crate::cri::Cri;
 use crate::error::Result;
 use crate::proto::cri::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use log::info;
@@ -20,14 +20,8 @@ pub fn remove_pod_sandbox(cri: &Cri, call: &Call, req: RemovePodSandboxRequest) 
     for container in cri.containers.by_id.list().iter().filter(|c| c.record.sandbox_id == *id) {
         super::remove_container::remove(cri, call, container)?;
     }
-    if let Some(snapshot) = &sandbox.record.snapshot {
-        super::teardown::snapshot(cri, &snapshot.snapshotter, &snapshot.key)?;
-    }
-    super::teardown::directories(cri, "sandboxes", id)?;
-    match cri.ports.sandboxes.delete(NAMESPACE, id) {
-        Err(e) if !e.is_not_found() => return Err(e),
-        _ => {}
-    }
+    let stopped = cri.sandboxes.by_id.get(id)?;
+    super::teardown::pod(cri, call, &stopped)?;
     cri.sandboxes.by_id.remove(id);
     cri.sandboxes.names.free(&sandbox.record.name, id);
     info!("pod {} ({id}) removed", sandbox.record.name);

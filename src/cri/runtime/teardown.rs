@@ -80,3 +80,30 @@ pub fn unmount_under(dir: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// All of a pod but its containers, in the reverse order of its making; its record goes last.
+pub fn pod(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
+    let id = &sandbox.id;
+    task(cri, call, id)?;
+    network(cri, call, sandbox)?;
+    pins(&sandbox.record.pins)?;
+    if let Some(held) = &sandbox.record.snapshot {
+        snapshot(cri, &held.snapshotter, &held.key)?;
+    }
+    directories(cri, "sandboxes", id)?;
+    match cri.ports.sandboxes.delete(NAMESPACE, id) {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// What a creation that failed has made of a container.
+pub fn half_made_container(cri: &Cri, id: &str) -> Result<()> {
+    let stored = match cri.ports.containers.get(NAMESPACE, id) {
+        Err(e) if e.is_not_found() => return directories(cri, "containers", id),
+        found => found?,
+    };
+    snapshot(cri, &stored.snapshotter, &stored.snapshot_key)?;
+    directories(cri, "containers", id)?;
+    cri.ports.containers.delete(NAMESPACE, id)
+}
