@@ -7,4 +7,5 @@ pub mod mount;
 pub mod netns;
 pub mod pidfd;
 pub mod pty;
+pub mod run;
 pub mod signal;
