@@ -43,7 +43,10 @@ mod tests {
             return;
         }
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "grep -c ' /sys/fs/cgroup/unified ' /proc/self/mountinfo; grep -c ' /sys/fs/cgroup/memory ' /proc/self/mountinfo"]);
+        command.args([
+            "-c",
+            "grep -c ' /sys/fs/cgroup/unified ' /proc/self/mountinfo; grep -c ' /sys/fs/cgroup/memory ' /proc/self/mountinfo",
+        ]);
         let out = spawn::run(without_unified(&mut command), &[], Duration::from_secs(5), 100).unwrap();
         assert_eq!(String::from_utf8_lossy(&out.stdout), "0\n1\n");
         assert!(present());

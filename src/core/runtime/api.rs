@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Limit for what only looks, while the shim is known not to answer: a node with frozen shims must still list its pods.
 const SILENT_LIMIT: Duration = Duration::from_millis(50);
+/// Limit for what changes something, then: short enough for the kubelet to go on with other pods.
+const SILENT_ACT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The messages of both versions are the same on the wire; only the service's name differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +73,9 @@ impl Api {
     pub fn health(&self) -> Health {
         *lock(&self.health)
     }
-    /// A call that changes something: always gets its whole limit.
+    /// A call that changes something.
     pub fn act<Q: Message, P: Message>(&self, method: &str, call: &Call, limit: Duration, request: &Q) -> Result<P> {
+        let limit = if self.health() == Health::Silent { limit.min(SILENT_ACT_LIMIT) } else { limit };
         let spoken = *lock(&self.spoken);
         let (Spoken::Said(version) | Spoken::Tried(version)) = spoken;
         let mut used = version;
@@ -81,7 +84,9 @@ impl Api {
             used = version.other();
             answer = self.ask(used, method, call, limit, request);
         }
-        let understood = !answer.as_ref().is_err_and(|e| matches!(e.kind(), Kind::Unimplemented | Kind::Unavailable | Kind::DeadlineExceeded | Kind::Cancelled));
+        let understood = !answer
+            .as_ref()
+            .is_err_and(|e| matches!(e.kind(), Kind::Unimplemented | Kind::Unavailable | Kind::DeadlineExceeded | Kind::Cancelled));
         if understood {
             *lock(&self.spoken) = Spoken::Tried(used);
         }

@@ -69,7 +69,8 @@ impl Binaries {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let dirs = self.launch.search.iter().cloned().chain(own).chain(std::env::split_paths(&path));
         dirs.map(|d| d.join(&name)).find(|p| p.is_file()).ok_or_else(|| {
-            let what = format!("runtime \"{}\": no {name} beside the daemon or on the PATH; install it or set the runtime's path", runtime.name);
+            let what =
+                format!("runtime \"{}\": no {name} beside the daemon or on the PATH; install it or set the runtime's path", runtime.name);
             Error::new(Kind::NotFound, what)
         })
     }
@@ -145,7 +146,8 @@ impl Binaries {
         command
     }
     fn run(&self, mut command: Command, input: &[u8], limit: Duration) -> Result<Output> {
-        let shown = format!("run {} {}", command.get_program().to_string_lossy(), command.get_args().last().unwrap_or_default().to_string_lossy());
+        let shown =
+            format!("run {} {}", command.get_program().to_string_lossy(), command.get_args().last().unwrap_or_default().to_string_lossy());
         spawn::run(&mut command, input, limit, MAX_OUTPUT).map_err(|e| {
             let kind = if e.kind() == std::io::ErrorKind::TimedOut { Kind::DeadlineExceeded } else { Kind::Internal };
             Error::new(kind, shown).because(e)
@@ -169,7 +171,9 @@ fn program_name(runtime: &str) -> Result<String> {
     }
     let parts: Vec<&str> = runtime.split('.').collect();
     match parts.as_slice() {
-        [.., name, version] if parts.iter().all(|p| !p.is_empty()) && !runtime.contains('/') => Ok(format!("containerd-shim-{name}-{version}")),
+        [.., name, version] if parts.iter().all(|p| !p.is_empty()) && !runtime.contains('/') => {
+            Ok(format!("containerd-shim-{name}-{version}"))
+        }
         _ => Err(Error::invalid(format!("runtime \"{runtime}\" must look like io.containerd.runc.v2 or be the absolute path of a shim"))),
     }
 }

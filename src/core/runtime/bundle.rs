@@ -171,6 +171,9 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 /// Refuses while anything is mounted below: a bind mount's files are somebody else's.
 fn remove_now(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        return Ok(());
+    }
     if let Some(mounted) = mounts_below(path)?.first() {
         let what = format!("remove {}: {} is still mounted", path.display(), mounted.display());
         return Err(Error::new(Kind::FailedPrecondition, what));

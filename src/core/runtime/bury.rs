@@ -43,11 +43,14 @@ impl Shared {
             }
         };
         // Also after a success: nothing of the container may run on.
-        leftovers::kill(bundle);
+        leftovers::kill(bundle, &self.stop);
         let exit = task.init().exited(exit);
         for process in task.execs() {
             let exit = process.exited(Exit::killed());
-            self.publish_exit(task, &process, exit);
+            // One that was never started has no end to tell.
+            if process.pid() != 0 {
+                self.publish_exit(task, &process, exit);
+            }
         }
         self.publish_exit(task, &task.init(), exit);
         self.publish_delete(task, task.pid(), exit);

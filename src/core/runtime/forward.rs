@@ -41,7 +41,8 @@ impl Service {
         if request.payload.len() > MAX_EVENT {
             return Err(Error::new(Kind::ResourceExhausted, format!("event of {} bytes; at most {MAX_EVENT}", request.payload.len())));
         }
-        let envelope = request.decode::<ForwardRequest>()?.envelope.into_option().ok_or_else(|| Error::invalid("an event without envelope"))?;
+        let envelope =
+            request.decode::<ForwardRequest>()?.envelope.into_option().ok_or_else(|| Error::invalid("an event without envelope"))?;
         let shared = self.shared.upgrade().ok_or_else(|| Error::new(Kind::Unavailable, "the daemon is stopping"))?;
         shared.told(envelope)?;
         Ok(Empty::new())

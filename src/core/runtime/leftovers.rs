@@ -1,5 +1,6 @@
 //! Leftovers: kills what still runs in a container's cgroup, on cgroup v1 and v2 alike.
 use super::bundle::Bundle;
+use crate::thread::Stop;
 use log::warn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use std::time::Duration;
 const ROUNDS: u32 = 20;
 
 /// Kills all processes of the container that the bundle's spec describes; no cgroup, no harm.
-pub fn kill(bundle: &Bundle) {
+pub fn kill(bundle: &Bundle, stop: &Stop) {
     let Ok(spec) = fs::read(bundle.path.join("config.json")) else { return };
     let Some(path) = cgroup_path(&spec, &bundle.id) else { return };
     for _ in 0..ROUNDS {
@@ -22,7 +23,9 @@ pub fn kill(bundle: &Bundle) {
         for pid in pids {
             let _ = kill_process(pid, Signal::KILL);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        if stop.sleep(Duration::from_millis(20)) {
+            return;
+        }
     }
     warn!("task {}: processes in cgroup {} do not die", bundle.id, path.display());
 }

@@ -147,12 +147,8 @@ impl State {
             WireStatus::UNKNOWN => Status::Unknown,
         };
         let exit = (status == Status::Stopped).then(|| Exit::of(answer.exit_status, answer.exited_at.as_ref()));
-        let stdio = Stdio {
-            stdin: answer.stdin.clone(),
-            stdout: answer.stdout.clone(),
-            stderr: answer.stderr.clone(),
-            terminal: answer.terminal,
-        };
+        let stdio =
+            Stdio { stdin: answer.stdin.clone(), stdout: answer.stdout.clone(), stderr: answer.stderr.clone(), terminal: answer.terminal };
         State { status, pid: answer.pid, exit, stdio }
     }
 }

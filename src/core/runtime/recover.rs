@@ -2,6 +2,7 @@
 use super::Stdio;
 use super::bootstrap::Bootstrap;
 use super::bundle::{self, Bundle};
+use super::process::Process;
 use super::shim::Shim;
 use super::task::Task;
 use super::tasks::{Shared, remove_orphans};
@@ -55,12 +56,7 @@ impl Shared {
         info!("tasks: {} of {count} bundles recovered in {} ms", tasks.len(), begin.elapsed().as_millis());
         Ok(tasks)
     }
-    fn candidate(
-        self: &Arc<Self>,
-        bundle: Bundle,
-        bootstrap: Bootstrap,
-        shims: &mut HashMap<String, Arc<Shim>>,
-    ) -> Candidate {
+    fn candidate(self: &Arc<Self>, bundle: Bundle, bootstrap: Bootstrap, shims: &mut HashMap<String, Arc<Shim>>) -> Candidate {
         let program = bundle.read("shim-binary-path").map_or_else(|| PathBuf::from(super::binary::OWN), PathBuf::from);
         let shim = match shims.get(&bootstrap.address) {
             Some(shim) => Ok(shim.clone()),
@@ -119,7 +115,7 @@ impl Shared {
             let pid = pid_hint(&bundle);
             let shim = shim.ok();
             let stdio = answer.as_ref().and_then(|a| a.as_ref().ok()).map_or_else(Stdio::default, |a| State::of(a).stdio);
-            let task = Task::new(Arc::downgrade(self), bundle, program, shim.clone(), stdio, pid);
+            let task = Task::new(Arc::downgrade(self), bundle, program, shim.clone(), Process::new("", stdio, pid));
             match (answer, &shim) {
                 (Some(Ok(state)), _) => {
                     self.adopt(&task, &state);

@@ -16,7 +16,11 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::cradle::{AttachRequest, LogStatusRequest, LogStatusResponse, ReopenLogRequest};
 use crate::proto::cradle_names::cradle;
 use crate::proto::task_events::TaskDelete;
-use crate::proto::task_v2::*;
+use crate::proto::task_v2::{
+    CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ResizePtyRequest, ResumeRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    UpdateTaskRequest,
+};
 use crate::proto::task_v2_names::task as method;
 use crate::rpc::ttrpc::Method;
 use crate::thread::lock;
@@ -69,16 +73,9 @@ impl std::fmt::Debug for Task {
 }
 
 impl Task {
-    pub(super) fn new(
-        owner: Weak<Shared>,
-        bundle: Bundle,
-        program: PathBuf,
-        shim: Option<Arc<Shim>>,
-        stdio: Stdio,
-        pid: u32,
-    ) -> Arc<Task> {
-        let init = Arc::new(Process::new("", stdio, pid));
-        Arc::new(Task { bundle, program, shim, init, execs: Mutex::default(), stage: Mutex::new(Stage::Live), owner })
+    pub(super) fn new(owner: Weak<Shared>, bundle: Bundle, program: PathBuf, shim: Option<Arc<Shim>>, init: Process) -> Arc<Task> {
+        let (init, execs) = (Arc::new(init), Mutex::default());
+        Arc::new(Task { bundle, program, shim, init, execs, stage: Mutex::new(Stage::Live), owner })
     }
     /// containerd namespace.
     pub fn namespace(&self) -> &str {

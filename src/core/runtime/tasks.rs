@@ -12,11 +12,13 @@ use super::task::Task;
 use super::{Config, Create, Exit, Runtime, forward};
 use crate::call::Call;
 use crate::core::events::Bus;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::mount::Mount as WireMount;
 use crate::proto::runc_options::Options;
 use crate::proto::task_events::TaskExit;
-use crate::proto::task_v2::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, ShutdownRequest, WaitRequest, WaitResponse};
+use crate::proto::task_v2::{
+    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, ShutdownRequest, WaitRequest, WaitResponse,
+};
 use crate::proto::task_v2_names::task as method;
 use crate::rpc::ttrpc::Mux;
 use crate::sys::mount::Mount;
@@ -28,7 +30,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -148,7 +150,8 @@ impl Shared {
             .act(method::CREATE, call, self.config.timeouts.act, &request)
             .during(|| format!("create container \"{}\"", create.id))?;
         undo.keep();
-        let task = Task::new(Arc::downgrade(self), bundle, shim.program.clone(), Some(shim.clone()), create.stdio, answer.pid);
+        let init = Process::new("", create.stdio, answer.pid);
+        let task = Task::new(Arc::downgrade(self), bundle, shim.program.clone(), Some(shim.clone()), init);
         self.insert(&task);
         self.watch(&task, &task.init());
         // Died in between: its end was told before the task was known.
@@ -176,7 +179,7 @@ impl Shared {
         }
         Ok(runtime)
     }
-    fn shim_of_sandbox(&self, call: &Call, create: &Create, program: &PathBuf) -> Option<Arc<Shim>> {
+    fn shim_of_sandbox(&self, call: &Call, create: &Create, program: &Path) -> Option<Arc<Shim>> {
         let sandbox = create.sandbox_id.as_ref().filter(|s| **s != create.id)?;
         let shim = self.get(&call.namespace, sandbox)?.shim()?;
         (shim.serves() && shim.program == *program).then_some(shim)
@@ -214,7 +217,7 @@ impl Shared {
             match self.mux.connect(&bootstrap.address) {
                 Ok(client) => break client,
                 Err(e) if Instant::now() + pause >= until => return Err(e),
-                Err(_) if self.stop.sleep(pause) => return Err(Error::new(crate::error::Kind::Unavailable, "the daemon is stopping")),
+                Err(_) if self.stop.sleep(pause) => return Err(Error::new(Kind::Unavailable, "the daemon is stopping")),
                 Err(_) => pause = (pause * 2).min(Duration::from_millis(200)),
             }
         };
@@ -249,8 +252,10 @@ impl Shared {
             let call = Call::background(&bundle.namespace);
             let answer = shim.api.act::<_, Empty>(method::SHUTDOWN, &call, limit, &request);
             // A shim may be gone before its answer is out.
-            if let Err(e) = answer.map_err(|e| e.chain()).or_else(|text| if text.contains("closed") { Ok(Empty::new()) } else { Err(text) }) {
-                warn!("container {}: its shim may be left running: shutdown: {e}", bundle.id);
+            if let Err(e) = answer
+                && e.kind() != Kind::Unavailable
+            {
+                warn!("container {}: its shim may be left running: shutdown: {}", bundle.id, e.chain());
             }
         }
         self.logs.remove(bundle);

@@ -16,7 +16,8 @@ const NAMESPACE: &str = "cradle-test";
 fn shim_program() -> Option<PathBuf> {
     let places = ["/opt/clients/containerd/usr/bin/containerd-shim-runc-v2", "/usr/bin/containerd-shim-runc-v2"];
     let found = places.iter().map(PathBuf::from).find(|p| p.is_file());
-    let ready = found.filter(|_| rustix::process::geteuid().is_root() && Path::new("/usr/sbin/runc").exists() && Path::new("/bin/busybox").exists());
+    let ready = found
+        .filter(|_| rustix::process::geteuid().is_root() && Path::new("/usr/sbin/runc").exists() && Path::new("/bin/busybox").exists());
     if ready.is_none() {
         eprintln!("skipped: needs root, runc, busybox and Go's containerd-shim-runc-v2");
     }
@@ -71,7 +72,8 @@ impl Node {
                 "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
             },
         });
-        let rootfs = vec![Mount { kind: "bind".into(), source: root.to_string_lossy().into(), target: None, options: vec!["rbind".into()] }];
+        let rootfs =
+            vec![Mount { kind: "bind".into(), source: root.to_string_lossy().into(), target: None, options: vec!["rbind".into()] }];
         daemon.tasks.create(
             &call(),
             Create {
