@@ -1,7 +1,7 @@
 //! Forward: events that shims publish on the daemon's TTRPC socket reach waiters and the bus, each exit once.
 use super::Exit;
 use super::bundle::check_id;
-use super::published::{DELETE, EXIT, time};
+use super::published::{DELETE, EXIT};
 use super::tasks::Shared;
 use crate::core::events::Envelope;
 use crate::error::{Context, Error, Kind, Result};
@@ -13,7 +13,6 @@ use crate::rpc::ttrpc::{self, Reply, Request};
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 use std::sync::Weak;
-use std::time::SystemTime;
 
 /// Larger than any event of containerd's; a shim must not fill the daemon's memory through slow subscribers.
 const MAX_EVENT: usize = 256 << 10;
@@ -60,18 +59,15 @@ impl Shared {
             EXIT => {
                 let event = TaskExit::parse_from_bytes(&payload.value).during(|| "decode TaskExit")?;
                 self.told_exit(&envelope.namespace, &event);
-                self.published.exit(&envelope.namespace, &event)
+                self.published.exit(&envelope.namespace, &event);
             }
             DELETE => {
                 let event = TaskDelete::parse_from_bytes(&payload.value).during(|| "decode TaskDelete")?;
-                self.published.delete(&envelope.namespace, &event)
+                self.published.delete(&envelope.namespace, &event);
             }
-            _ => {
-                let timestamp = time(envelope.timestamp.as_ref()).unwrap_or_else(SystemTime::now);
-                self.published.pass(Envelope { timestamp, namespace: envelope.namespace, topic: envelope.topic, event: payload });
-                Ok(())
-            }
+            _ => self.published.pass(Envelope::from(envelope)),
         }
+        Ok(())
     }
     fn told_exit(&self, namespace: &str, event: &TaskExit) {
         let Some(task) = self.get(namespace, &event.container_id) else { return };

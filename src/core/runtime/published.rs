@@ -1,9 +1,7 @@
 //! Published: an exit or a removal is told once, whether it is learned from the shim's event or from its answers.
 use crate::core::events::{Bus, Envelope};
-use crate::error::{Context, Result};
 use crate::proto::task_events::{TaskDelete, TaskExit};
 use crate::thread::lock;
-use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 use std::collections::{HashSet, VecDeque};
@@ -64,7 +62,7 @@ impl Published {
         self.bus.publish(envelope);
     }
     /// An exit, unless it is known.
-    pub fn exit(&self, namespace: &str, event: &TaskExit) -> Result<()> {
+    pub fn exit(&self, namespace: &str, event: &TaskExit) {
         let key = Key {
             topic: EXIT,
             namespace: namespace.into(),
@@ -72,30 +70,20 @@ impl Published {
             process: event.id.clone(),
             pid: event.pid,
         };
-        self.once(key, any("containerd.events.TaskExit", event)?);
-        Ok(())
+        self.once(key, "containerd.events.TaskExit", event);
     }
     /// A removal, unless it is known.
-    pub fn delete(&self, namespace: &str, event: &TaskDelete) -> Result<()> {
+    pub fn delete(&self, namespace: &str, event: &TaskDelete) {
         let process = if event.id == event.container_id { String::new() } else { event.id.clone() };
         let key = Key { topic: DELETE, namespace: namespace.into(), container: event.container_id.clone(), process, pid: event.pid };
-        self.once(key, any("containerd.events.TaskDelete", event)?);
-        Ok(())
+        self.once(key, "containerd.events.TaskDelete", event);
     }
-    fn once(&self, key: Key, event: Any) {
-        let (topic, namespace) = (key.topic, key.namespace.clone());
+    fn once(&self, key: Key, kind: &str, message: &impl Message) {
+        let envelope = Envelope::new(&key.namespace, key.topic, kind, message);
         if lock(&self.seen).first(key) {
-            self.bus.publish(Envelope { timestamp: SystemTime::now(), namespace, topic: topic.into(), event });
+            self.bus.publish(envelope);
         }
     }
-}
-
-/// A message as containerd's events carry it: the type's name without `type.googleapis.com/`.
-fn any(name: &str, message: &impl Message) -> Result<Any> {
-    let mut any = Any::new();
-    any.type_url = name.into();
-    any.value = message.write_to_bytes().during(|| format!("encode {name}"))?;
-    Ok(any)
 }
 
 /// A time as protobuf has it.

@@ -25,7 +25,6 @@ use crate::proto::task_v2_names::task as method;
 use crate::rpc::ttrpc::Method;
 use crate::thread::lock;
 use crossbeam_channel::Receiver;
-use log::warn;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
@@ -355,8 +354,6 @@ impl Shared {
         event.pid = pid;
         event.exit_status = exit.code;
         event.exited_at = timestamp(exit.at);
-        if let Err(e) = self.published.delete(task.namespace(), &event) {
-            warn!("task {}: its removal is not published: {}", task.id(), e.chain());
-        }
+        self.published.delete(task.namespace(), &event);
     }
 }

@@ -296,9 +296,7 @@ impl Shared {
         event.pid = process.pid();
         event.exit_status = exit.code;
         event.exited_at = timestamp(exit.at);
-        if let Err(e) = self.published.exit(task.namespace(), &event) {
-            warn!("task {}: its exit is not published: {}", task.id(), e.chain());
-        }
+        self.published.exit(task.namespace(), &event);
     }
     /// Removes a bundle; a mount that is busy gets some time.
     pub fn remove_bundle(self: &Arc<Self>, bundle: &Bundle, tries: u32) {

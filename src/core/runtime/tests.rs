@@ -68,7 +68,7 @@ impl Node {
             "root": {"path": "rootfs"},
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
             "linux": {
-                "cgroupsPath": format!("/cradle-runtime-test/{id}"),
+                "cgroupsPath": format!("/{}/{id}", self.cgroup()),
                 "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
             },
         });
@@ -85,6 +85,10 @@ impl Node {
                 ..Create::default()
             },
         )
+    }
+    /// Its own, so that tests side by side do not remove each other's.
+    fn cgroup(&self) -> String {
+        self.dir.file_name().unwrap().to_string_lossy().into_owned()
     }
     fn bundle(&self, id: &str) -> PathBuf {
         self.dir.join("state").join(DIRECTORY).join(NAMESPACE).join(id)
@@ -114,6 +118,13 @@ impl Drop for Node {
         self.signal_shims(rustix::process::Signal::KILL);
         let _ = crate::sys::mount::unmount_tree(&self.dir, rustix::mount::UnmountFlags::DETACH);
         let _ = fs::remove_dir_all(&self.dir);
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let parent = hierarchy.path().join(self.cgroup());
+            for child in fs::read_dir(&parent).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(child.path());
+            }
+            let _ = fs::remove_dir(parent);
+        }
     }
 }
 
@@ -168,7 +179,7 @@ fn a_container_lives_and_ends_and_leaves_nothing() {
     pod.delete(&call()).unwrap();
     node.check_clean();
     std::thread::sleep(Duration::from_millis(1500));
-    let topics: Vec<String> = events.try_iter().map(|e| e.topic.clone()).collect();
+    let topics: Vec<String> = events.channel().try_iter().map(|e| e.topic.clone()).collect();
     let count = |t: &str| topics.iter().filter(|x| *x == t).count();
     assert_eq!((count("/tasks/exit"), count("/tasks/delete"), count("/tasks/create")), (3, 2, 2), "{topics:?}");
 }
@@ -194,7 +205,7 @@ fn a_killed_shim_ends_its_containers_once_within_5_seconds() {
     assert_eq!(app.delete(&call()).unwrap().code, 137);
     node.check_clean();
     std::thread::sleep(Duration::from_millis(1200));
-    let topics: Vec<String> = events.try_iter().map(|e| e.topic.clone()).collect();
+    let topics: Vec<String> = events.channel().try_iter().map(|e| e.topic.clone()).collect();
     let count = |t: &str| topics.iter().filter(|x| *x == t).count();
     assert_eq!((count("/tasks/exit"), count("/tasks/delete")), (2, 2), "{topics:?}");
 }
@@ -251,6 +262,37 @@ fn a_new_daemon_finds_running_ended_silent_dead_and_half_made() {
         of(id).delete(&call()).unwrap();
     }
     of("ends").delete(&call()).unwrap();
+    node.check_clean();
+}
+
+#[test]
+fn the_built_in_pause_runs_without_an_image() {
+    let Some(program) = shim_program() else { return };
+    if crate::sys::pause::BYTES.is_empty() {
+        eprintln!("skipped: no built-in pause in this build");
+        return;
+    }
+    let node = Node::new(program);
+    let daemon = node.daemon();
+    let spec = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/pause"], "cwd": "/"},
+        "root": {"path": "rootfs", "readonly": true},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "cgroupsPath": format!("/{}/pause", node.cgroup()),
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],
+        },
+    });
+    let runtime = Runtime { path: Some(node.program.clone()), ..Runtime::default() };
+    let create = Create { id: "pause".into(), spec: spec.to_string().into_bytes(), pause: true, runtime, ..Create::default() };
+    let task = daemon.tasks.create(&call(), create).unwrap();
+    task.start(&call()).unwrap();
+    assert_eq!(task.state(&call()).unwrap().status, Status::Running);
+    let exit = task.wait(None).unwrap();
+    task.kill(&call(), None, 9, true).unwrap();
+    exit.recv_timeout(LIMIT).unwrap();
+    task.delete(&call()).unwrap();
     node.check_clean();
 }
 
