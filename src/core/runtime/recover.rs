@@ -122,7 +122,8 @@ impl Shared {
                     tasks.push(task);
                 }
                 (Some(Err(e)), Some(shim)) if e.is_not_found() => self.disown(&task, shim.clone()),
-                (None, Some(_)) => {
+                (None, Some(shim)) => {
+                    shim.api.mark_silent();
                     warn!("task {}: its shim does not answer; asking again in the background", task.id());
                     self.insert(&task);
                     self.retry(&task, RETRY);

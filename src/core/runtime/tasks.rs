@@ -187,9 +187,14 @@ impl Shared {
     /// Containers of a pod go straight to its shim; asking its program would only tell the same address.
     fn share(&self, bundle: &Bundle, shim: Arc<Shim>) -> Result<Arc<Shim>> {
         bundle.write("shim-binary-path", shim.program.as_os_str().as_encoded_bytes())?;
-        bundle.write("address", shim.bootstrap.address.as_bytes())?;
-        bundle.write("bootstrap.json", &shim.bootstrap.to_json()?)?;
+        self.keep_address(bundle, &shim.bootstrap)?;
         Ok(shim)
+    }
+    fn keep_address(&self, bundle: &Bundle, bootstrap: &Bootstrap) -> Result<()> {
+        if bundle.read("address").is_none() {
+            bundle.write("address", bootstrap.address.as_bytes())?;
+        }
+        bundle.write("bootstrap.json", &bootstrap.to_json()?)
     }
     fn start_shim(self: &Arc<Self>, call: &Call, bundle: &Bundle, program: PathBuf, runtime: &Runtime) -> Result<Arc<Shim>> {
         // Before the start, so that a restart knows whom to ask for the clean-up.
@@ -198,11 +203,14 @@ impl Shared {
         let started = (|| {
             let limit = call.remaining(self.config.timeouts.start)?;
             let bootstrap = self.binaries.start(&program, bundle, runtime.options.as_ref(), limit)?;
-            bundle.write("bootstrap.json", &bootstrap.to_json()?)?;
-            if bundle.read("address").is_none() {
-                bundle.write("address", bootstrap.address.as_bytes())?;
+            let shim = self.connect(&bundle.namespace, program, bootstrap, CONNECT_LIMIT)?;
+            shim.join(&bundle.id)?;
+            // Connected first: a shim whose address can't be kept, on a full disk, can still be told to go.
+            if let Err(e) = self.keep_address(bundle, &shim.bootstrap) {
+                self.leave(&shim, bundle);
+                return Err(e);
             }
-            self.connect(&bundle.namespace, program, bootstrap, CONNECT_LIMIT)
+            Ok(shim)
         })();
         if started.is_err() {
             self.logs.remove(bundle);

@@ -266,6 +266,33 @@ fn a_new_daemon_finds_running_ended_silent_dead_and_half_made() {
 }
 
 #[test]
+fn ten_stopped_shims_cost_one_deadline() {
+    let Some(program) = shim_program() else { return };
+    let node = Node::new(program);
+    let daemon = node.daemon();
+    for i in 0..10 {
+        node.create(&daemon, &format!("stop{i}"), None, "exec sleep 100").unwrap();
+    }
+    node.signal_shims(rustix::process::Signal::STOP);
+    drop(daemon);
+    let daemon = node.daemon();
+    let begin = Instant::now();
+    let found = daemon.tasks.recover().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(4), "recovery took {:?}", begin.elapsed());
+    assert!(found.iter().all(|t| t.pid() != 0), "{found:?}");
+    let begin = Instant::now();
+    for task in &found {
+        task.state(&call()).unwrap_err();
+        task.stats(&call()).unwrap_err();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "stats took {:?}", begin.elapsed());
+    node.signal_shims(rustix::process::Signal::CONT);
+    node.signal_shims(rustix::process::Signal::KILL);
+    eventually("all are buried", || daemon.tasks.list(NAMESPACE).is_empty());
+    node.check_clean();
+}
+
+#[test]
 fn the_built_in_pause_runs_without_an_image() {
     let Some(program) = shim_program() else { return };
     if crate::sys::pause::BYTES.is_empty() {
