@@ -77,6 +77,10 @@ impl Api {
     pub fn mark_silent(&self) {
         *lock(&self.health) = Health::Silent;
     }
+    /// It answered what was asked without [`Api::act`].
+    pub fn mark_answering(&self) {
+        *lock(&self.health) = Health::Answering;
+    }
     /// A call that changes something.
     pub fn act<Q: Message, P: Message>(&self, method: &str, call: &Call, limit: Duration, request: &Q) -> Result<P> {
         let limit = if self.health() == Health::Silent { limit.min(SILENT_ACT_LIMIT) } else { limit };

@@ -1,4 +1,4 @@
-//! Care: work that nobody waits for, now or after a delay: burying dead shims, asking silent ones again, late events.
+//! Care: work that nobody waits for, now or after a delay: burying dead shims, taking silent ones over, late events.
 use crate::error::Result;
 use crate::thread::{Pool, Stop, Threads};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};

@@ -12,16 +12,11 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::task_v2::{StateRequest, StateResponse};
 use crate::proto::task_v2_names::task as method;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use log::{info, warn};
+use log::{debug, info, warn};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// First pause before a silent shim is asked again; it doubles.
-const RETRY: Duration = Duration::from_secs(2);
-/// Longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(30);
 
 type Answer = (usize, Result<StateResponse>);
 
@@ -124,9 +119,9 @@ impl Shared {
                 (Some(Err(e)), Some(shim)) if e.is_not_found() => self.disown(&task, shim.clone()),
                 (None, Some(shim)) => {
                     shim.api.mark_silent();
-                    warn!("task {}: its shim does not answer; asking again in the background", task.id());
+                    warn!("task {}: its shim does not answer; it is taken over when it goes on", task.id());
                     self.insert(&task);
-                    self.retry(&task, RETRY);
+                    self.ask_patiently(&task, shim);
                     tasks.push(task);
                 }
                 (answer, _) => {
@@ -173,25 +168,36 @@ impl Shared {
             own.remove_bundle(bundle, 5);
         });
     }
-    fn retry(self: &Arc<Self>, task: &Arc<Task>, pause: Duration) {
-        let (shared, task) = (Arc::downgrade(self), task.clone());
-        self.care.after(pause, move || {
-            let (Some(shared), Some(shim)) = (shared.upgrade(), task.shim()) else { return };
-            // Deleted or buried meanwhile.
-            if shared.get(task.namespace(), task.id()).is_none_or(|t| !Arc::ptr_eq(&t, &task)) {
-                return;
-            }
-            match shared.ask_again(&shim, task.directory()) {
-                Ok(answer) => {
-                    info!("task {}: its shim answers again", task.id());
-                    shared.adopt(&task, &answer);
-                }
-                Err(e) if e.is_not_found() => shared.disown(&task, shim),
-                // Its connection's end has its own way.
-                Err(e) if e.kind() == Kind::Unavailable => {}
-                Err(_) => shared.retry(&task, (pause * 2).min(RETRY_MAX)),
-            }
+    /// The question waits in the shim's socket until the shim goes on: nothing polls.
+    fn ask_patiently(self: &Arc<Self>, task: &Arc<Task>, shim: &Shim) {
+        let request = StateRequest { id: task.id().into(), ..StateRequest::new() };
+        let (shared, asked) = (Arc::downgrade(self), task.clone());
+        let sent = shim.api.start(method::STATE, task.namespace(), &request, move |answer| {
+            let Some(shared) = shared.upgrade() else { return };
+            let own = shared.clone();
+            shared.care.now(move || own.answered_late(&asked, answer));
         });
+        if let Err(e) = sent {
+            debug!("task {}: {}", task.id(), e.chain());
+        }
+    }
+    fn answered_late(self: &Arc<Self>, task: &Arc<Task>, answer: Result<StateResponse>) {
+        let current = self.get(task.namespace(), task.id()).is_some_and(|t| Arc::ptr_eq(&t, task));
+        let (true, Some(shim)) = (current, task.shim()) else { return };
+        let answer = match answer {
+            Err(e) if e.kind() == Kind::Unimplemented => self.ask_again(&shim, task.directory()),
+            answer => answer,
+        };
+        match answer {
+            Ok(answer) => {
+                info!("task {}: its shim answers again", task.id());
+                shim.api.mark_answering();
+                self.adopt(task, &answer);
+            }
+            Err(e) if e.is_not_found() => self.disown(task, shim),
+            // The end of its connection has its own way.
+            Err(e) => debug!("task {}: {}", task.id(), e.chain()),
+        }
     }
 }
 

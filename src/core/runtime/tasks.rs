@@ -79,7 +79,7 @@ impl Tasks {
     }
     /// Finds the tasks of the bundles on disk, cleans up after dead ones, removes half-made ones.
     ///
-    /// Shims that do not answer are in the list with their last known PID, and are asked again in the background; containers
+    /// Shims that do not answer are in the list with their last known PID, and are taken over once they do; containers
     /// whose shim is dead are in it with [`Task::exited`] set.
     pub fn recover(&self) -> Result<Vec<Arc<Task>>> {
         self.shared.recover()
