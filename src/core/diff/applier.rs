@@ -244,7 +244,7 @@ impl Applier {
 
     fn remove_lower(&mut self, parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
         let Some((keys, made)) = &self.layer.made else { return Ok(()) };
-        let mut keep = |at: BorrowedFd<'_>, name: &[u8]| Ok(made.contains(&key(keys, at, name)?));
+        let keep = |at: BorrowedFd<'_>, name: &[u8]| Ok(made.contains(&key(keys, at, name)?));
         let there = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
             there => there?,

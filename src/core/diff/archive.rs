@@ -173,7 +173,7 @@ impl<R: Read> Archive<R> {
         let mut numbers = vec![];
         let mut extension = GnuExtSparseHeader::new();
         let mut more = gnu.isextended[0] != 0;
-        let mut add = |piece: &tar::GnuSparseHeader, numbers: &mut Vec<u64>| -> Result<()> {
+        let add = |piece: &tar::GnuSparseHeader, numbers: &mut Vec<u64>| -> Result<()> {
             if piece.offset[0] != 0 && piece.numbytes[0] != 0 {
                 numbers.extend([unsigned(&piece.offset, "sparse offset")?, unsigned(&piece.numbytes, "sparse length")?]);
             }
