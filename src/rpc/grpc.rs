@@ -1,0 +1,210 @@
+//! gRPC bridge: bytes on grpcio's completion queue become `fn(&Call, Request) -> Result<Response>` on our own threads.
+//!
+//! A handler never runs on the completion-queue thread. Unary methods are registered as server-streaming ones: the wire is the
+//! same, and only that sink tells of a client's cancel, deadline or death, which ends the [`Call`]. The few futures of the
+//! program live here, driven by grpcio's queue.
+use crate::call::Call;
+use crate::error::{Error, Kind, Result};
+use crate::rpc::status;
+use crate::thread::Pool;
+use futures_channel::{mpsc, oneshot};
+use futures_executor::block_on;
+use futures_util::{Sink, SinkExt, Stream, future::poll_fn};
+use grpcio::{ChannelBuilder, Environment, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, ServiceBuilder, WriteFlags};
+use log::debug;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// Header that names the containerd namespace.
+const NAMESPACE: &str = "containerd-namespace";
+
+/// Collects methods into one gRPC service table.
+pub struct Routes {
+    builder: ServiceBuilder,
+    namespace: Option<&'static str>,
+    registered: Vec<String>,
+}
+
+/// What answers the next messages of a stream.
+pub struct Out<T>(mpsc::Sender<T>);
+
+impl<T> Out<T> {
+    /// Blocks for flow control; an error when the client is gone.
+    pub fn send(&mut self, message: T) -> Result<()> {
+        block_on(self.0.send(message)).map_err(|_| Error::new(Kind::Cancelled, "the client has left the stream"))
+    }
+}
+
+impl Routes {
+    /// An empty table; `namespace` is what calls without the header get (CRI's is fixed).
+    pub fn new(namespace: Option<&'static str>) -> Routes {
+        Routes { builder: ServiceBuilder::new(), namespace, registered: vec![] }
+    }
+    /// Adds a unary method; its handler runs in `lane`.
+    pub fn unary<Q: Send + 'static, P: Send + 'static>(
+        mut self,
+        method: &Method<Q, P>,
+        lane: &Pool,
+        handler: impl Fn(&Call, Q) -> Result<P> + Send + Sync + 'static,
+    ) -> Routes {
+        self.registered.push(method.name.to_string());
+        let (lane, handler, namespace, name) = (lane.clone(), Arc::new(handler), self.namespace, method.name);
+        self.builder = self.builder.add_server_streaming_handler(method, move |ctx, request, sink| {
+            let (call, alive) = call_of(&ctx, namespace);
+            let (tx, rx) = oneshot::channel();
+            let handler = handler.clone();
+            lane.run(move || {
+                let answer = guarded(name, || handler(&call, request));
+                let _ = tx.send(answer);
+            });
+            ctx.spawn(async move {
+                let _alive = alive;
+                answer_one(sink, rx, name).await;
+            });
+        });
+        self
+    }
+    /// Adds a server-streaming method.
+    pub fn stream<Q: Send + 'static, P: Send + 'static>(
+        mut self,
+        method: &Method<Q, P>,
+        lane: &Pool,
+        handler: impl Fn(&Call, Q, &mut Out<P>) -> Result<()> + Send + Sync + 'static,
+    ) -> Routes {
+        self.registered.push(method.name.to_string());
+        let (lane, handler, namespace, name) = (lane.clone(), Arc::new(handler), self.namespace, method.name);
+        self.builder = self.builder.add_server_streaming_handler(method, move |ctx, request, sink| {
+            let (call, alive) = call_of(&ctx, namespace);
+            let (messages, inbox) = mpsc::channel::<P>(16);
+            let (tx, end) = oneshot::channel();
+            let handler = handler.clone();
+            lane.run(move || {
+                let mut out = Out(messages);
+                let answer = guarded(name, || handler(&call, request, &mut out));
+                drop(out);
+                let _ = tx.send(answer);
+            });
+            ctx.spawn(async move {
+                let _alive = alive;
+                pump(sink, inbox, end, name).await;
+            });
+        });
+        self
+    }
+    /// Paths of all methods so far.
+    pub fn registered(&self) -> &[String] {
+        &self.registered
+    }
+    /// The table as grpcio wants it.
+    pub fn build(self) -> grpcio::Service {
+        self.builder.build()
+    }
+}
+
+/// The owned context of a call, and the guard whose drop cancels it.
+fn call_of(ctx: &RpcContext<'_>, namespace: Option<&'static str>) -> (Call, crate::call::Alive) {
+    let header =
+        ctx.request_headers().iter().find(|(k, _)| k.eq_ignore_ascii_case(NAMESPACE)).map(|(_, v)| String::from_utf8_lossy(v).into_owned());
+    // The C core ends the call at its deadline by itself, which cancels it here; grpcio tells no remaining time.
+    Call::new(namespace.map(String::from).or(header).unwrap_or_default(), ctx.peer(), None)
+}
+
+/// A panic becomes INTERNAL, and the daemon lives.
+fn guarded<T>(name: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|_| Err(Error::internal(format!("{name}: the handler panicked; see the daemon's log"))))
+}
+
+fn rpc_status(name: &str, error: &Error) -> RpcStatus {
+    let text = error.chain();
+    match error.kind() {
+        Kind::NotFound | Kind::Cancelled => debug!("{name}: {text}"),
+        kind => log::warn!("{name}: {kind:?}: {text}"),
+    }
+    RpcStatus::with_message(RpcStatusCode::from(status::code(error.kind())), text)
+}
+
+async fn answer_one<P>(mut sink: ServerStreamingSink<P>, mut answer: oneshot::Receiver<Result<P>>, name: &'static str) {
+    let got = poll_fn(|cx| {
+        if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        match Pin::new(&mut sink).poll_ready(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+    let sent = match got {
+        None => return debug!("{name}: cancelled by the client"),
+        Some(Ok(Ok(message))) => match sink.feed((message, WriteFlags::default().buffer_hint(true))).await {
+            Ok(()) => sink.close().await,
+            failed => failed,
+        },
+        Some(Ok(Err(e))) => sink.fail(rpc_status(name, &e)).await,
+        // The lane was closed: the daemon is going down.
+        Some(Err(_)) => sink.fail(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, "the daemon is shutting down".into())).await,
+    };
+    if let Err(e) = sent {
+        debug!("{name}: reply not sent: {e}");
+    }
+}
+
+async fn pump<P>(mut sink: ServerStreamingSink<P>, mut inbox: mpsc::Receiver<P>, end: oneshot::Receiver<Result<()>>, name: &'static str) {
+    loop {
+        // The next message or the end of the call, whichever is first.
+        let next = poll_fn(|cx| match Pin::new(&mut sink).poll_flush(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(Err(())),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Pin::new(&mut inbox).poll_next(cx).map(Ok),
+        })
+        .await;
+        match next {
+            Err(()) => return debug!("{name}: the client left the stream"),
+            Ok(None) => break,
+            Ok(Some(message)) => {
+                if sink.feed((message, WriteFlags::default())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    let sent = match end.await {
+        Ok(Ok(())) => sink.close().await,
+        Ok(Err(e)) => sink.fail(rpc_status(name, &e)).await,
+        Err(_) => sink.fail(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, "the daemon is shutting down".into())).await,
+    };
+    if let Err(e) = sent {
+        debug!("{name}: stream end not sent: {e}");
+    }
+}
+
+/// Asks a daemon over its unix socket: for `cradled run` and the tests.
+#[derive(Clone)]
+pub struct Client(grpcio::Client);
+
+impl Client {
+    /// Connects lazily to a socket path.
+    pub fn new(socket: &std::path::Path, max_message: i32) -> Client {
+        let environment = Arc::new(Environment::new(1));
+        let channel = ChannelBuilder::new(environment)
+            .max_receive_message_len(max_message)
+            .max_send_message_len(max_message)
+            .connect(&format!("unix://{}", socket.display()));
+        Client(grpcio::Client::new(channel))
+    }
+    /// A unary call, with a time limit.
+    pub fn call<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: std::time::Duration) -> Result<P> {
+        self.0.unary_call(method, request, grpcio::CallOption::default().timeout(limit)).map_err(|e| error_of(method.name, e))
+    }
+}
+
+fn error_of(name: &str, e: grpcio::Error) -> Error {
+    match e {
+        grpcio::Error::RpcFailure(s) => status::error(s.code().into(), s.message().to_string()),
+        other => Error::new(Kind::Unavailable, format!("call {name}")).because(other.to_string()),
+    }
+}
