@@ -134,13 +134,14 @@ impl Blob {
         match body.read(&mut into[..most as usize]) {
             Ok(0) => self.broke(self.wrong("the connection ended before the last byte")),
             Ok(n) => {
-                self.breaks = 0;
                 self.body = Some(body);
                 if self.skip > 0 {
                     self.skip -= n as u64;
                     return Ok(None);
                 }
                 self.offset += n as u64;
+                // Only new bytes count as progress: a host that always breaks at the same byte must not be asked for ever.
+                self.breaks = 0;
                 Ok(Some(n))
             }
             Err(e) => {

@@ -12,6 +12,10 @@ mod proxy;
 pub mod reference;
 pub mod resolve;
 mod session;
+#[cfg(test)]
+mod stub;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use reference::Reference;

@@ -255,7 +255,8 @@ impl Session {
             url.push_str("?ns=");
             url.extend(percent_encoding::utf8_percent_encode(&self.reference.host, percent_encoding::NON_ALPHANUMERIC));
         }
-        let mut answer = self.send(host, &url, get, lock(&self.state).authorizations.get(&host).cloned())?;
+        let known = lock(&self.state).authorizations.get(&host).cloned();
+        let mut answer = self.send(host, &url, get, known)?;
         // A first 401 is the challenge; a second may mean that a cached token was withdrawn.
         for fresh in [false, true] {
             if answer.status != 401 || !answer.own {
