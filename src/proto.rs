@@ -5,6 +5,7 @@ mod generated {
 }
 pub use generated::containerd_cgroups1 as cgroups1;
 pub use generated::containerd_cgroups2 as cgroups2;
+pub use generated::containerd_events_image as image_events;
 pub use generated::containerd_events_task as task_events;
 pub use generated::containerd_types_event as event;
 pub use generated::containerd_types_introspection as introspection;
