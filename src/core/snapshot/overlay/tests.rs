@@ -1,0 +1,2 @@
+//! Overlay snapshots: the suite, mounts, and layers committed onto a parent.
+use super::*;

@@ -1,0 +1,1 @@
+//! What every snapshotter must do: run by each implementation's tests, as root, in a scratch directory.
