@@ -15,7 +15,7 @@ pub mod runtime;
 pub mod spec;
 pub mod store;
 
-pub use open::open;
+pub use open::{Node, open};
 
 use crate::config::{CriImages, CriRuntime};
 use crate::core::content::Store as Content;
@@ -66,7 +66,7 @@ pub struct Cri {
     /// Reads output and runs CNI beside the calls.
     pub io: Pool,
     /// The loops.
-    pub threads: Threads,
+    pub threads: Arc<Threads>,
 }
 
 /// Core's services, as CRI uses them.
