@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod fifo;
 pub mod fs;
+pub mod memory;
 pub mod hybrid;
 pub mod mount;
 pub mod netns;
