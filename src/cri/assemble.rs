@@ -75,7 +75,7 @@ impl Cri {
         let dir = self.dirs.container(id);
         super::dirs::make(&dir)?;
         let path = dir.join("stdin");
-        fifo::create(&path, 0o600).during(|| format!("create FIFO {}", path.display()))?;
+        fifo::make(&path).during(|| format!("create FIFO {}", path.display()))?;
         Ok(path.display().to_string())
     }
     /// The spec of a pod's own process.

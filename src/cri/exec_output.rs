@@ -63,8 +63,8 @@ impl Collector {
     }
     fn fifo(&self, name: &str) -> Result<File> {
         let path = self.dir.join(name);
-        fifo::create(&path, 0o600).during(|| format!("create FIFO {}", path.display()))?;
-        fifo::open_read(&path).during(|| format!("open FIFO {}", path.display()))
+        fifo::make(&path).during(|| format!("create FIFO {}", path.display()))?;
+        fifo::open(&path, fifo::End::Read).map(File::from).during(|| format!("open FIFO {}", path.display()))
     }
 }
 

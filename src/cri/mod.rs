@@ -21,6 +21,7 @@ use crate::config::{CriImages, CriRuntime};
 use crate::core::content::Store as Content;
 use crate::core::gc::Collector;
 use crate::core::image::Images as CoreImages;
+use crate::core::metadata::Objects;
 use crate::core::runtime::Tasks;
 use crate::core::snapshot::Snapshotter;
 use crate::core::{container, sandbox};
@@ -76,9 +77,9 @@ pub struct Ports {
     /// Named images.
     pub images: Arc<CoreImages>,
     /// Container records.
-    pub containers: container::Containers,
+    pub containers: Objects<container::Container>,
     /// Sandbox records.
-    pub sandboxes: sandbox::Sandboxes,
+    pub sandboxes: Objects<sandbox::Sandbox>,
     /// Running containers.
     pub tasks: Arc<Tasks>,
     /// Garbage collection.

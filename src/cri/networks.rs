@@ -21,9 +21,9 @@ impl Networks {
     /// Watches the conf dirs of the config.
     pub fn open(config: &CriRuntime, plugins: Arc<Plugins>, threads: &Threads) -> Result<Networks> {
         let cni = &config.cni;
-        let default = Syncer::spawn(threads, plugins.clone(), Path::new(&cni.conf_dir), cni.max_conf_num, 0)?;
+        let default = Syncer::spawn(threads, plugins.clone(), &cni.conf_dir, cni.max_conf_num, 0)?;
         let mut by_handler = BTreeMap::new();
-        for (name, runtime) in config.runtimes.iter().filter(|(_, r)| !r.cni_conf_dir.is_empty()) {
+        for (name, runtime) in config.containerd.runtimes.iter().filter(|(_, r)| !r.cni_conf_dir.is_empty()) {
             let max = if runtime.cni_max_conf_num == 0 { cni.max_conf_num } else { runtime.cni_max_conf_num };
             let syncer = Syncer::spawn(threads, plugins.clone(), Path::new(&runtime.cni_conf_dir), max, by_handler.len() + 1)?;
             by_handler.insert(name.clone(), syncer);

@@ -40,6 +40,6 @@ fn file(path: &Path, text: &str) -> Result<()> {
 fn shm(path: &Path) -> Result<()> {
     dirs::make(path)?;
     let options = ["nosuid", "nodev", "noexec", "mode=1777"].map(String::from).into_iter().chain([format!("size={SHM_SIZE}")]).collect();
-    let tmpfs = Mount { kind: "tmpfs".into(), source: "shm".into(), target: String::new(), options };
+    let tmpfs = Mount { kind: "tmpfs".into(), source: "shm".into(), target: None, options };
     mount::mount(&tmpfs, path).during(|| format!("mount {}", path.display()))
 }

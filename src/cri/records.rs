@@ -1,8 +1,7 @@
 //! Records: the durable half of CRI's pods and containers, as core's records, so that `ctr` and cAdvisor see them too.
 use super::store::{container, sandbox};
 use super::{Cri, NAMESPACE};
-use crate::core::container::{Container, Runtime as StoredRuntime};
-use crate::core::metadata::AnyJson;
+use crate::core::container::{AnyJson, Container, Runtime as StoredRuntime};
 use crate::core::runtime::Runtime;
 use crate::core::sandbox::{Sandbox, Stage};
 use crate::error::{Context, Error, Result};
@@ -13,17 +12,17 @@ use std::collections::BTreeMap;
 
 fn pack(kind: &str, record: &impl Serialize) -> Result<BTreeMap<String, AnyJson>> {
     let value = serde_json::to_vec(record).during(|| format!("encode a record {kind}"))?;
-    Ok(BTreeMap::from([(kind.to_string(), AnyJson { type_url: kind.into(), value })]))
+    Ok(BTreeMap::from([(kind.to_string(), AnyJson::new(kind, &value))]))
 }
 
 /// The record of ours among an object's extensions.
 pub fn unpack<R: DeserializeOwned>(kind: &str, id: &str, extensions: &BTreeMap<String, AnyJson>) -> Result<R> {
     let any = extensions.get(kind).ok_or_else(|| Error::not_found(kind, id))?;
-    serde_json::from_slice(&any.value).during(|| format!("decode record {kind} of {id}"))
+    serde_json::from_slice(&any.bytes()?).during(|| format!("decode record {kind} of {id}"))
 }
 
 fn stored(runtime: &Runtime) -> StoredRuntime {
-    let options = runtime.options.as_ref().map(|o| AnyJson { type_url: o.type_url.clone(), value: o.value.clone() });
+    let options = runtime.options.as_ref().map(AnyJson::from);
     StoredRuntime { name: runtime.name.clone(), options }
 }
 
@@ -37,7 +36,7 @@ impl Cri {
             labels,
             runtime: stored(runtime),
             extensions: pack(sandbox::EXTENSION, record)?,
-            stage: Stage::Intended,
+            state: Stage::Intended,
             ..Sandbox::default()
         };
         self.ports.sandboxes.create(NAMESPACE, pod).map(drop)
@@ -54,7 +53,7 @@ impl Cri {
         let extensions = pack(sandbox::EXTENSION, record)?;
         let change = |pod: &mut Sandbox| {
             pod.extensions.extend(extensions);
-            pod.stage = stage.unwrap_or(pod.stage);
+            pod.state = stage.unwrap_or(pod.state);
             Ok(())
         };
         self.ports.sandboxes.modify(NAMESPACE, id, change).map(drop)

@@ -24,7 +24,7 @@ pub fn recover(cri: &Cri) -> Result<()> {
     cri.images.reload()?;
     for stored in cri.ports.sandboxes.list(NAMESPACE)? {
         match records::unpack::<sandbox::Record>(sandbox::EXTENSION, &stored.id, &stored.extensions) {
-            Ok(record) => pod(cri, &stored.id, record, stored.stage),
+            Ok(record) => pod(cri, &stored.id, record, stored.state),
             Err(e) => warn!("sandbox {} skipped: {}", stored.id, e.chain()),
         }
     }

@@ -101,7 +101,7 @@ fn images(cx: &mut Context<'_>) -> Result<()> {
 fn leases(cx: &mut Context<'_>) -> Result<()> {
     let leases = Leases::new(cx.require::<Db>(Kind::Metadata)?);
     // What a dead daemon was pulling is nobody's any more.
-    leases.drop_stale(&remote::pull::instance())?;
+    leases.drop_stale(&instance())?;
     cx.provide(Arc::new(leases));
     Ok(())
 }
@@ -109,7 +109,7 @@ fn leases(cx: &mut Context<'_>) -> Result<()> {
 fn gc(cx: &mut Context<'_>) -> Result<()> {
     let content = cx.require::<Store>(Kind::Content)?;
     let snapshotters = cx.all::<dyn Snapshotter>(Kind::Snapshotter)?;
-    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content, snapshotters));
+    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content.as_ref().clone(), snapshotters));
     collector.start(cx.threads())?;
     collector.schedule();
     cx.provide(collector);
@@ -160,6 +160,12 @@ fn forward(cx: &mut Context<'_>) -> Result<()> {
     cx.threads().spawn("ttrpc-events", move |stop| server.serve(stop))
 }
 
+/// This run of the daemon: no other has its PID and start.
+fn instance() -> String {
+    static STARTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    STARTED.get_or_init(|| format!("{}-{}", std::process::id(), cri::now())).clone()
+}
+
 fn puller(cx: &mut Context<'_>) -> Result<()> {
     let section = &cx.config().cri_images;
     let client = remote::Client::new(remote::Config {
@@ -167,18 +173,18 @@ fn puller(cx: &mut Context<'_>) -> Result<()> {
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });
-    let limits = remote::pull::Limits {
-        max_concurrent_downloads: section.max_concurrent_downloads,
-        progress_timeout: section.image_pull_progress_timeout.limit(),
-        ..remote::pull::Limits::default()
-    };
-    let stores = remote::pull::Stores {
-        content: cx.require(Kind::Content)?,
-        images: cx.require(Kind::Service)?,
-        leases: cx.require(Kind::Lease)?,
+    let limits =
+        remote::pull::Limits { max_concurrent_downloads: section.max_concurrent_downloads, ..remote::pull::Limits::default() };
+    let parts = remote::pull::Parts {
+        content: cx.require::<Store>(Kind::Content)?.as_ref().clone(),
+        images: cx.require::<Images>(Kind::Service)?.as_ref().clone(),
+        leases: cx.require::<Leases>(Kind::Lease)?.as_ref().clone(),
         snapshotters: cx.all(Kind::Snapshotter)?,
+        client,
+        collector: Some(cx.require(Kind::Gc)?),
+        instance: instance(),
     };
-    let puller = remote::pull::Puller::new(stores, client, limits)?;
+    let puller = remote::pull::Puller::new(parts, limits)?;
     cx.provide(Arc::new(puller));
     Ok(())
 }

@@ -8,15 +8,20 @@ use crate::rpc::grpc::Routes;
 use crate::services;
 use crate::sys::signal;
 use log::{info, warn};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(mut config: Config) -> Result<()> {
     let begun = Instant::now();
     // First of all: threads inherit the mask, and a signal must find nobody but the main thread.
-    let signals = signal::Waiter::block().during(|| "block signals")?;
+    let signals = signal::watch(&[SIGTERM, SIGINT]).during(|| "block signals")?;
     foreign::keep_apart(&mut config);
     directories(&config)?;
     let config = Arc::new(config);
@@ -34,8 +39,8 @@ pub fn run(mut config: Config) -> Result<()> {
     }
     notify("READY=1");
     info!("ready in {} ms", begun.elapsed().as_millis());
-    let signal = signals.wait().during(|| "wait for signals")?;
-    info!("{signal}: stopping; containers go on");
+    let signal = wait(&signals)?;
+    info!("signal {signal}: stopping; containers go on");
     notify("STOPPING=1");
     server.close();
     lanes.close();
@@ -43,6 +48,16 @@ pub fn run(mut config: Config) -> Result<()> {
     loaded.close();
     info!("stopped");
     Ok(())
+}
+
+/// Waits for a signal that ends the daemon.
+fn wait(signals: &OwnedFd) -> Result<i32> {
+    loop {
+        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], None);
+        if let Some(signal) = signal::pending(signals).first() {
+            return Ok(*signal);
+        }
+    }
 }
 
 fn fill<T>(slot: &OnceLock<T>, value: T) {

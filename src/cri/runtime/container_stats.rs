@@ -53,7 +53,7 @@ fn fill(cri: &Cri, id: &str, stats: &mut ContainerStats, read: &Stats) {
         usage_nano_cores: cri.rates.nano_cores(id, timestamp, read.cpu.usage_ns).map_or_else(MessageField::none, value),
         ..CpuUsage::default()
     });
-    let memory = &read.memory;
+    let memory = read.memory.unwrap_or_default();
     stats.memory = MessageField::some(MemoryUsage {
         timestamp,
         working_set_bytes: value(memory.working_set),
@@ -64,7 +64,7 @@ fn fill(cri: &Cri, id: &str, stats: &mut ContainerStats, read: &Stats) {
         major_page_faults: value(memory.major_page_faults),
         ..MemoryUsage::default()
     });
-    stats.swap = MessageField::some(SwapUsage { timestamp, swap_usage_bytes: value(memory.swap), ..SwapUsage::default() });
+    stats.swap = MessageField::some(SwapUsage { timestamp, swap_usage_bytes: value(read.swap.unwrap_or_default().usage), ..SwapUsage::default() });
 }
 
 fn writable_layer(cri: &Cri, id: &str) -> MessageField<FilesystemUsage> {

@@ -72,6 +72,5 @@ fn exec_process(cri: &Cri, container: &str, cmd: &[String]) -> Result<Vec<u8>> {
 
 /// How long a background child that holds the pipes open may delay the answer.
 fn drain_limit(cri: &Cri) -> Duration {
-    let configured = cri.runtime.drain_exec_sync_io_timeout;
-    if configured.is_zero() { Duration::from_secs(1) } else { configured }
+    cri.runtime.drain_exec_sync_io_timeout.limit().unwrap_or(Duration::from_secs(1))
 }

@@ -15,7 +15,7 @@ pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse>
         Err(why) => condition("NetworkReady", Some(("NetworkPluginNotReady", format!("Network plugin returns error: {why}")))),
     };
     let conditions = vec![condition("RuntimeReady", None), network];
-    let mut handlers: Vec<&str> = cri.runtime.runtimes.keys().map(String::as_str).collect();
+    let mut handlers: Vec<&str> = cri.runtime.containerd.runtimes.keys().map(String::as_str).collect();
     handlers.push("");
     handlers.sort_unstable();
     Ok(StatusResponse {
@@ -39,9 +39,9 @@ fn handler(name: &str) -> RuntimeHandler {
 
 fn verbose(cri: &Cri) -> HashMap<String, String> {
     let config = serde_json::json!({
-        "defaultRuntimeName": cri.runtime.default_runtime_name,
+        "defaultRuntimeName": cri.runtime.containerd.default_runtime_name,
         "ociRuntime": cri.oci_runtime,
-        "runtimes": cri.runtime.runtimes.keys().collect::<Vec<_>>(),
+        "runtimes": cri.runtime.containerd.runtimes.keys().collect::<Vec<_>>(),
         "rootDir": cri.dirs.root,
         "stateDir": cri.dirs.state,
         "snapshotter": cri.images_config.snapshotter,

@@ -74,11 +74,7 @@ pub fn directories(cri: &Cri, kind: &str, id: &str) -> Result<()> {
 
 /// Unmounts all that is mounted under a directory of ours.
 pub fn unmount_under(dir: &Path) -> Result<()> {
-    let mounts = mount::mounts_under(dir).during(|| format!("list mounts under {}", dir.display()))?;
-    for target in mounts.iter().rev() {
-        mount::unmount_all(target).during(|| format!("unmount {}", target.display()))?;
-    }
-    Ok(())
+    mount::unmount_tree(dir, mount::UnmountFlags::empty()).during(|| format!("unmount what is under {}", dir.display()))
 }
 
 /// All of a pod but its containers, in the reverse order of its making; its record goes last.

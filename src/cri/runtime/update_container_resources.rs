@@ -17,7 +17,7 @@ pub fn update_container_resources(cri: &Cri, call: &Call, req: UpdateContainerRe
     }
     let mut stored = cri.ports.containers.get(NAMESPACE, &container.id)?;
     let current = serde_json::from_value(stored.spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
-    let updated = spec::update_resources(&current, asked, &cri.host, &cri.runtime)?;
+    let updated = spec::update_resources(&current, asked, &cri.host)?;
     stored.spec["linux"]["resources"] = serde_json::to_value(&updated).during(|| "encode resources")?;
     if matches!(container.state, State::Running { .. }) {
         let encoded = serde_json::to_vec(&updated).during(|| "encode resources")?;
