@@ -123,7 +123,9 @@ impl Cri {
         if target.record.sandbox_id != pod.id {
             return Err(Error::invalid(format!("namespace_options.target_id: container \"{}\" is in another pod", target.id)));
         }
-        let pid = target.pid().ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
+        let pid = target
+            .pid()
+            .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
     }
     fn options(&self, handler: &str) -> Result<spec::Options> {
@@ -141,4 +143,3 @@ fn shared_memory(dir: &Path, record: &Record) -> Option<PathBuf> {
     let (_, _, ipc) = namespaces(&record.config);
     (ipc != NamespaceMode::NODE).then(|| dir.join("shm"))
 }
-

@@ -43,7 +43,8 @@ impl Networks {
     /// Attaches a pod.
     pub fn attach(&self, call: &Call, id: &str, record: &Record) -> Result<Outcome> {
         let syncer = self.by_handler.get(&record.handler).unwrap_or(&self.default);
-        let network = syncer.current().map_err(|why| Error::new(Kind::Unavailable, format!("pod {}: network is not ready: {why}", record.name)))?;
+        let network =
+            syncer.current().map_err(|why| Error::new(Kind::Unavailable, format!("pod {}: network is not ready: {why}", record.name)))?;
         network.add(call, &attach_of(id, record)?)
     }
     /// Takes a pod off its networks, by what was recorded when it was attached.
@@ -60,7 +61,8 @@ fn attach_of(id: &str, record: &Record) -> Result<Attach> {
     let config = &record.config;
     let metadata = config.metadata.get_or_default();
     let annotations: BTreeMap<String, String> = config.annotations.clone().into_iter().collect();
-    let dns = config.dns_config.as_ref().map(|d| Dns { servers: d.servers.clone(), searches: d.searches.clone(), options: d.options.clone() });
+    let dns =
+        config.dns_config.as_ref().map(|d| Dns { servers: d.servers.clone(), searches: d.searches.clone(), options: d.options.clone() });
     let cgroup = &config.linux.get_or_default().cgroup_parent;
     Ok(Attach {
         sandbox_id: id.into(),

@@ -60,7 +60,8 @@ pub fn order(plugins: &[&'static Registration]) -> Result<Vec<&'static Registrat
     let mut sorted: Vec<&'static Registration> = vec![];
     let mut left: Vec<&'static Registration> = plugins.to_vec();
     while !left.is_empty() {
-        let waits = |p: &Registration| left.iter().any(|other| p.requires.contains(&other.kind) && (other.kind, other.id) != (p.kind, p.id));
+        let waits =
+            |p: &Registration| left.iter().any(|other| p.requires.contains(&other.kind) && (other.kind, other.id) != (p.kind, p.id));
         let (ready, waiting): (Vec<_>, Vec<_>) = left.iter().copied().partition(|p| !waits(p));
         if ready.is_empty() {
             let names: Vec<String> = waiting.iter().map(|p| p.uri()).collect();

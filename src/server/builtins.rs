@@ -30,12 +30,8 @@ const NATIVE: Registration = Registration { kind: Kind::Snapshotter, id: "native
 const IMAGES: Registration =
     Registration { kind: Kind::Service, id: "images-service", requires: &[Kind::Metadata, Kind::Event], start: images };
 const LEASES: Registration = Registration { kind: Kind::Lease, id: "manager", requires: &[Kind::Metadata], start: leases };
-const GC: Registration = Registration {
-    kind: Kind::Gc,
-    id: "scheduler",
-    requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease],
-    start: gc,
-};
+const GC: Registration =
+    Registration { kind: Kind::Gc, id: "scheduler", requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease], start: gc };
 const RUNTIME: Registration = Registration { kind: Kind::Runtime, id: "task", requires: &[Kind::Event], start: task };
 const TTRPC: Registration = Registration { kind: Kind::Ttrpc, id: "events", requires: &[Kind::Runtime], start: forward };
 const PULL: Registration = Registration {
@@ -47,7 +43,17 @@ const PULL: Registration = Registration {
 const CRI: Registration = Registration {
     kind: Kind::Grpc,
     id: "cri",
-    requires: &[Kind::Cri, Kind::Runtime, Kind::Ttrpc, Kind::Content, Kind::Service, Kind::Gc, Kind::Snapshotter, Kind::Event, Kind::Metadata],
+    requires: &[
+        Kind::Cri,
+        Kind::Runtime,
+        Kind::Ttrpc,
+        Kind::Content,
+        Kind::Service,
+        Kind::Gc,
+        Kind::Snapshotter,
+        Kind::Event,
+        Kind::Metadata,
+    ],
     start: cri_service,
 };
 
@@ -123,7 +129,10 @@ fn task(cx: &mut Context<'_>) -> Result<()> {
     let default_binary = match found {
         Ok(found) => Some(found.path),
         Err(e) => {
-            warn!("no OCI runtime works here, only handlers with a BinaryName or a runtime_path of their own can start pods: {}", e.chain());
+            warn!(
+                "no OCI runtime works here, only handlers with a BinaryName or a runtime_path of their own can start pods: {}",
+                e.chain()
+            );
             None
         }
     };
@@ -173,8 +182,7 @@ fn puller(cx: &mut Context<'_>) -> Result<()> {
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });
-    let limits =
-        remote::pull::Limits { max_concurrent_downloads: section.max_concurrent_downloads, ..remote::pull::Limits::default() };
+    let limits = remote::pull::Limits { max_concurrent_downloads: section.max_concurrent_downloads, ..remote::pull::Limits::default() };
     let parts = remote::pull::Parts {
         content: cx.require::<Store>(Kind::Content)?.as_ref().clone(),
         images: cx.require::<Images>(Kind::Service)?.as_ref().clone(),

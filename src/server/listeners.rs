@@ -45,9 +45,14 @@ fn clear(path: &Path) -> Result<()> {
         made.during(|| format!("create {}", dir.display()))?;
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(Error::new(Kind::AlreadyExists, format!("{}: somebody listens there already; stop it or choose another address", path.display()))),
+        Ok(_) => Err(Error::new(
+            Kind::AlreadyExists,
+            format!("{}: somebody listens there already; stop it or choose another address", path.display()),
+        )),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path).during(|| format!("remove the dead socket {}", path.display())),
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).during(|| format!("remove the dead socket {}", path.display()))
+        }
         Err(e) => Err(e).during(|| format!("look whether somebody listens on {}", path.display())),
     }
 }

@@ -17,9 +17,9 @@ pub fn init(level: &str, format: &str) -> Result<()> {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level).parse_default_env();
     match format {
-        "" | "text" => builder.format(|out, r| {
-            writeln!(out, "{} {:<5} {}", humantime::format_rfc3339_micros(SystemTime::now()), r.level(), r.args())
-        }),
+        "" | "text" => {
+            builder.format(|out, r| writeln!(out, "{} {:<5} {}", humantime::format_rfc3339_micros(SystemTime::now()), r.level(), r.args()))
+        }
         "json" => builder.format(|out, r| {
             let time = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
             let level = r.level().as_str().to_lowercase();

@@ -36,7 +36,8 @@ fn one(registration: &Registration, status: &Status) -> Plugin {
         Status::Skipped(why) => Some((Kind::Unimplemented, format!("skip plugin: {why}"))),
         Status::Failed(why) => Some((Kind::Unknown, why.clone())),
     };
-    let init_err = init_err.map(|(kind, message)| rpc_status::Status { code: status::code(kind), message, ..rpc_status::Status::default() });
+    let init_err =
+        init_err.map(|(kind, message)| rpc_status::Status { code: status::code(kind), message, ..rpc_status::Status::default() });
     Plugin {
         type_: registration.kind.uri().into(),
         id: registration.id.into(),

@@ -3,8 +3,8 @@
 pub mod cgroup;
 pub mod fifo;
 pub mod fs;
-pub mod memory;
 pub mod hybrid;
+pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod pause;

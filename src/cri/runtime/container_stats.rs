@@ -64,7 +64,8 @@ fn fill(cri: &Cri, id: &str, stats: &mut ContainerStats, read: &Stats) {
         major_page_faults: value(memory.major_page_faults),
         ..MemoryUsage::default()
     });
-    stats.swap = MessageField::some(SwapUsage { timestamp, swap_usage_bytes: value(read.swap.unwrap_or_default().usage), ..SwapUsage::default() });
+    stats.swap =
+        MessageField::some(SwapUsage { timestamp, swap_usage_bytes: value(read.swap.unwrap_or_default().usage), ..SwapUsage::default() });
 }
 
 fn writable_layer(cri: &Cri, id: &str) -> MessageField<FilesystemUsage> {

@@ -37,7 +37,8 @@ pub fn lost(cri: &Cri, id: &str, why: &str) -> Result<()> {
         return Ok(());
     }
     warn!("container {id} ({}): {why}, its exit code is lost", container.record.name);
-    let exited = Exited { started_at: started(&container), finished_at: now(), code: LOST as i32, reason: Reason::Unknown, message: why.into() };
+    let exited =
+        Exited { started_at: started(&container), finished_at: now(), code: LOST as i32, reason: Reason::Unknown, message: why.into() };
     record(cri, &container, exited)
 }
 

@@ -14,6 +14,7 @@ pub fn list_container_stats(cri: &Cri, _: &Call, req: ListContainerStatsRequest)
             && c.record.sandbox_id.starts_with(&filter.pod_sandbox_id)
             && selects(&filter.label_selector, &c.record.config.labels)
     });
-    let stats = matching.filter_map(|c| stats_of(cri, &c).inspect_err(|e| log::debug!("statistics of {}: {}", c.id, e.chain())).ok()).collect();
+    let stats =
+        matching.filter_map(|c| stats_of(cri, &c).inspect_err(|e| log::debug!("statistics of {}: {}", c.id, e.chain())).ok()).collect();
     Ok(ListContainerStatsResponse { stats, ..ListContainerStatsResponse::default() })
 }

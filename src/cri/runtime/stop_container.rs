@@ -49,7 +49,10 @@ pub fn stop(cri: &Cri, call: &Call, container: &Container, grace: Duration) -> R
     if ended(&killing, container, KILL_LIMIT)? {
         return Ok(());
     }
-    Err(Error::new(Kind::DeadlineExceeded, format!("container \"{}\" is still there {} s after SIGKILL", container.id, KILL_LIMIT.as_secs())))
+    Err(Error::new(
+        Kind::DeadlineExceeded,
+        format!("container \"{}\" is still there {} s after SIGKILL", container.id, KILL_LIMIT.as_secs()),
+    ))
 }
 
 /// Waits for the exit to be on record.

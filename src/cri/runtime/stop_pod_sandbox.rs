@@ -26,7 +26,10 @@ pub fn stop_pod_sandbox(cri: &Cri, call: &Call, req: StopPodSandboxRequest) -> R
 /// Stops all that runs in the pod, then its process, then its network; the caller has the pod's turn.
 pub fn stop_pod(cri: &Cri, call: &Call, id: &str) -> Result<()> {
     let Ok(sandbox) = cri.sandboxes.by_id.get(id) else { return Ok(()) };
-    if sandbox.state == State::NotReady && matches!(sandbox.record.network, Network::Down | Network::Host) && sandbox.record.stopped_at.is_some() {
+    if sandbox.state == State::NotReady
+        && matches!(sandbox.record.network, Network::Down | Network::Host)
+        && sandbox.record.stopped_at.is_some()
+    {
         return Ok(());
     }
     stop_containers(cri, call, id)?;

@@ -7,7 +7,11 @@ use crate::proto::cri::{UpdateContainerResourcesRequest, UpdateContainerResource
 use protobuf::MessageField;
 
 /// UpdateContainerResources.
-pub fn update_container_resources(cri: &Cri, call: &Call, req: UpdateContainerResourcesRequest) -> Result<UpdateContainerResourcesResponse> {
+pub fn update_container_resources(
+    cri: &Cri,
+    call: &Call,
+    req: UpdateContainerResourcesRequest,
+) -> Result<UpdateContainerResourcesResponse> {
     let container = cri.containers.by_id.get(&req.container_id)?;
     let _turn = container.turns.take(call, &format!("container {}", container.id))?;
     let container = cri.containers.by_id.get(&container.id)?;
@@ -16,7 +20,8 @@ pub fn update_container_resources(cri: &Cri, call: &Call, req: UpdateContainerRe
         return Err(Error::precondition(format!("container \"{}\" cannot be updated: {why}", container.id)));
     }
     let mut stored = cri.ports.containers.get(NAMESPACE, &container.id)?;
-    let current = serde_json::from_value(stored.spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
+    let current =
+        serde_json::from_value(stored.spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
     let updated = spec::update_resources(&current, asked, &cri.host)?;
     stored.spec["linux"]["resources"] = serde_json::to_value(&updated).during(|| "encode resources")?;
     if matches!(container.state, State::Running { .. }) {

@@ -97,7 +97,8 @@ impl Images {
         let by_id = read(&self.by_id);
         let canonical = Reference::parse(name).ok().map(|r| r.to_string());
         let named = |i: &&Arc<Image>| {
-            canonical.as_ref().is_some_and(|c| i.tags.contains(c) || i.digests.contains(c)) || i.tags.iter().chain(&i.digests).any(|n| n == name)
+            canonical.as_ref().is_some_and(|c| i.tags.contains(c) || i.digests.contains(c))
+                || i.tags.iter().chain(&i.digests).any(|n| n == name)
         };
         if let Some(found) = by_id.values().find(named) {
             return Ok(found.clone());

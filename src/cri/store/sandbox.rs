@@ -135,11 +135,7 @@ impl Sandbox {
 /// Network, PID and IPC mode that a pod asks for.
 pub fn namespaces(config: &PodSandboxConfig) -> (NamespaceMode, NamespaceMode, NamespaceMode) {
     let options = config.linux.get_or_default().security_context.get_or_default().namespace_options.get_or_default();
-    (
-        options.network.enum_value_or_default(),
-        options.pid.enum_value_or_default(),
-        options.ipc.enum_value_or_default(),
-    )
+    (options.network.enum_value_or_default(), options.pid.enum_value_or_default(), options.ipc.enum_value_or_default())
 }
 
 /// `name_namespace_uid_attempt`: unique on the node.
