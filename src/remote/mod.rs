@@ -9,6 +9,7 @@ pub mod hosts;
 mod hosts_toml;
 mod http;
 mod proxy;
+pub mod pull;
 pub mod reference;
 pub mod resolve;
 mod session;

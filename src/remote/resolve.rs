@@ -3,7 +3,7 @@ use super::blob::Wanted;
 use super::fault::{self, Cure, Fault};
 use super::http::Answer;
 use super::session::{Get, Need, Session};
-use crate::core::content::Digest;
+use crate::core::content::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use std::io::Read;
 use ureq::http::Method;
@@ -114,9 +114,7 @@ fn media_type(answer: &Answer) -> String {
 }
 
 fn matches(want: &Digest, bytes: &[u8]) -> bool {
-    if want.algorithm() == "sha512" {
-        let hex: String = openssl::sha::sha512(bytes).iter().map(|b| format!("{b:02x}")).collect();
-        return hex == want.hex();
-    }
-    Digest::of(bytes) == *want
+    let mut hasher = Hasher::new(want.algorithm());
+    hasher.update(bytes);
+    hasher.finish() == *want
 }

@@ -149,6 +149,11 @@ impl Session {
         }
     }
 
+    /// Disconnects when the session is aborted: for `select!`.
+    pub fn aborted(&self) -> &Receiver<Infallible> {
+        &self.aborted
+    }
+
     /// Calls `attempt` on each host that is good for `need`, in order, and again after a pause where that may help.
     /// The error names every host that was asked.
     pub fn on_hosts<T>(&self, need: Need, attempt: impl Fn(usize) -> Result<T, Fault>) -> Result<T> {
@@ -190,7 +195,8 @@ impl Session {
         Err(self.verdict(faults))
     }
 
-    fn pause(&self, time: Duration) -> Result<()> {
+    /// Waits, unless the session is aborted meanwhile.
+    pub fn pause(&self, time: Duration) -> Result<()> {
         match self.aborted.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => self.check(),
