@@ -164,8 +164,8 @@ impl Applier {
     fn hard_link(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8]) -> Result<Node> {
         let target = clean(&entry.link);
         let (dir, base) = split(&target);
-        let missing = |e: io::Error| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => {
+        let missing = |e: io::Error| match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::NOTDIR) => {
                 Error::precondition(format!("hard link to \"{}\", which is not in this layer", target.escape_ascii()))
             }
             _ => Error::internal(format!("look up \"{}\"", target.escape_ascii())).because(e),
@@ -190,7 +190,7 @@ impl Applier {
         };
         let create = || rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), number);
         match self.replacing(parent, name, create) {
-            Err(e) if e.raw_os_error() == Some(libc::EPERM) && self.layer.userxattr => Ok(None),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::PERM) && self.layer.userxattr => Ok(None),
             done => {
                 done.during(|| "create the device node")?;
                 Node::place(parent, name).during(|| "hold the device node").map(Some)
@@ -328,7 +328,7 @@ impl Layer {
             return Ok(());
         }
         match node.set_xattr(name, value) {
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::OPNOTSUPP) => {
                 if !std::mem::replace(&mut self.told_of_xattrs, true) {
                     log::warn!("layer: attribute {} and such are left out, the file system has none", name.to_string_lossy());
                 }
@@ -336,7 +336,7 @@ impl Layer {
             }
             // Only files and directories have attributes of users.
             Err(e)
-                if e.raw_os_error() == Some(libc::EPERM)
+                if Errno::from_io_error(&e) == Some(Errno::PERM)
                     && text.starts_with(b"user.")
                     && !matches!(kind, FileType::RegularFile | FileType::Directory) =>
             {
@@ -364,8 +364,11 @@ fn metadata(entry: &Entry) -> Result<Metadata> {
 
 /// Times outside of what nanoseconds since 1970 hold become 1970, as containerd has it.
 fn time((seconds, nanos): Time) -> Timespec {
-    let inside = seconds >= 0 && seconds <= i64::MAX / 1_000_000_000;
-    if inside { Timespec { tv_sec: seconds, tv_nsec: nanos.into() } } else { Timespec { tv_sec: 0, tv_nsec: 0 } }
+    if (0..=i64::MAX / 1_000_000_000).contains(&seconds) {
+        Timespec { tv_sec: seconds, tv_nsec: nanos.into() }
+    } else {
+        Timespec { tv_sec: 0, tv_nsec: 0 }
+    }
 }
 
 /// Writes the next `piece.1` bytes at `piece.0`.

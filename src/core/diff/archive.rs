@@ -308,7 +308,7 @@ fn pieces(numbers: &[u64], size: u64, data: u64) -> Result<Vec<(u64, u64)>> {
     bounded(numbers)?;
     let wrong = || Error::invalid("sparse map and data of a file do not agree");
     let (mut end, mut sum, mut all) = (0u64, 0u64, vec![]);
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(wrong());
     }
     for pair in numbers.chunks_exact(2) {

@@ -3,9 +3,9 @@
 //! One pass: what is read is hashed, so the layer's diff ID is known when its last file is written. The caller provides threads,
 //! mounts and durability.
 mod applier;
+mod archive;
 mod decompress;
 mod pax;
-mod archive;
 #[cfg(test)]
 mod tests;
 

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn values_are_bytes_and_the_last_counts() {
-        let r = Records::parse(b"10 path=a\n10 path=b\n26 SCHILY.xattr.user.x=1\n\x002\n7 uid=\n").unwrap();
+        let r = Records::parse(b"10 path=a\n10 path=b\n28 SCHILY.xattr.user.x=1\n\x002\n7 uid=\n").unwrap();
         assert_eq!(r.get("path"), Some(&b"b"[..]));
         assert_eq!(r.get("uid"), None);
         assert_eq!(r.xattrs().collect::<Vec<_>>(), [(&b"user.x"[..], &b"1\n\x002"[..])]);
@@ -99,7 +99,16 @@ mod tests {
 
     #[test]
     fn malformed_records_are_errors() {
-        for bad in [&b"10 path=a"[..], b"9 path=a\n", b"11 path=a\n", b"x", b"5 =\na", b"10 path a\n", b"99999999999999999999999 a=b\n", b"11 path=\0b\n"] {
+        for bad in [
+            &b"10 path=a"[..],
+            b"8 path=a\n",
+            b"11 path=a\n",
+            b"x",
+            b"5 =\na",
+            b"10 path a\n",
+            b"99999999999999999999999 a=b\n",
+            b"11 path=\0b\n",
+        ] {
             assert!(Records::parse(bad).is_err(), "{}", bad.escape_ascii());
         }
         assert!(Records::parse(b"23 GNU.sparse.offset=1\n23 GNU.sparse.offset=1\n").is_err());

@@ -208,7 +208,7 @@ fn unreached(graph: &Graph, reached: &HashSet<&Node>, snapshots: &Snapshots) -> 
                 keys.push((depth(&info.name, &parents), info));
             }
         }
-        keys.sort_by(|a, b| b.0.cmp(&a.0));
+        keys.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
         garbage.insert(name.clone(), keys.into_iter().map(|(_, info)| info.name.clone()).collect());
     }
     garbage

@@ -64,7 +64,7 @@ pub enum Children {
     /// One image.
     Image {
         /// The configuration.
-        config: Descriptor,
+        config: Box<Descriptor>,
         /// The layers, lowest first.
         layers: Vec<Descriptor>,
     },
@@ -80,7 +80,7 @@ pub fn manifest(store: &Store, ns: &str, target: &Descriptor, platform: &Platfor
             Children::Index(manifests) => desc = choose(&desc, manifests, platform)?,
             Children::Image { config, layers } => {
                 let config_bytes = store.read(ns, &config.digest, MAX_DOCUMENT)?;
-                let resolved = resolved(desc, &bytes, (config, &config_bytes), layers)?;
+                let resolved = resolved(desc, &bytes, (*config, &config_bytes), layers)?;
                 // The index may have said for which machines it is; if not, only the configuration does.
                 return if resolved.manifest_desc.platform.is_none() { fitting(resolved, platform) } else { Ok(resolved) };
             }
@@ -109,7 +109,7 @@ pub fn children(desc: &Descriptor, bytes: &[u8]) -> Result<Children> {
             if layers.len() > MAX_LAYERS {
                 return Err(invalid(&format!("has {} layers, more than {MAX_LAYERS}", layers.len())));
             }
-            Ok(Children::Image { config, layers })
+            Ok(Children::Image { config: Box::new(config), layers })
         }
         _ => Err(invalid(&format!("has not the fields of {}", if kind.is_empty() { "a manifest or an index" } else { kind }))),
     }

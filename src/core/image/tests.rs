@@ -162,7 +162,7 @@ fn changes_of_images_are_told() {
     assert_eq!(node.images.create(NS, image(&[])).unwrap_err().kind(), Kind::AlreadyExists);
     let changed = node.images.upsert(NS, image(&[("a", "b")])).unwrap();
     assert_eq!(changed.created_at, made.created_at);
-    assert_eq!(node.images.list(NS).unwrap(), [changed.clone()]);
+    assert_eq!(node.images.list(NS).unwrap(), std::slice::from_ref(&changed));
     node.images.delete(NS, &changed.name).unwrap();
     assert!(node.images.delete(NS, &changed.name).unwrap_err().is_not_found());
     node.images.upsert(NS, image(&[])).unwrap();

@@ -279,11 +279,11 @@ impl Base {
                 return Err(Error::precondition(text));
             }
             w.remove::<Stored>(self.name, key)?;
-            if let Some(parent) = &stored.parent {
-                if let Some(mut above) = w.get::<Stored>(self.name, parent)? {
-                    above.children = above.children.saturating_sub(1);
-                    w.put(self.name, parent, &above)?;
-                }
+            if let Some(parent) = &stored.parent
+                && let Some(mut below) = w.get::<Stored>(self.name, parent)?
+            {
+                below.children = below.children.saturating_sub(1);
+                w.put(self.name, parent, &below)?;
             }
             Ok(stored.id)
         })?;

@@ -33,8 +33,7 @@ enum Change {
 impl Options {
     /// Takes options apart; what cannot be done is an error that names it.
     pub fn parse(options: &[String]) -> io::Result<Options> {
-        let mut parsed =
-            Options { flags: MountFlags::empty(), bind: None, propagation: vec![], recursive_read_only: false, data: vec![] };
+        let mut parsed = Options { flags: MountFlags::empty(), bind: None, propagation: vec![], recursive_read_only: false, data: vec![] };
         for option in options.iter().filter(|o| !o.is_empty()) {
             match change(option) {
                 Some(Change::Set(flag)) => parsed.flags |= flag,

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// What a layer says of a path.
 enum Said {
-    /// It is a directory here.
-    Directory(Node),
+    /// It is a directory here; `opaque` if that or one above it hides the layers below.
+    Directory { node: Node, opaque: bool },
     /// It is something else, or hidden from here on.
     Hidden,
     /// Nothing; ask the next layer.
@@ -32,13 +32,10 @@ pub(super) fn directories(layers: &[PathBuf], upper: &Path, paths: &[PathBuf], u
 }
 
 fn inherit(layers: &[PathBuf], upper: &Path, path: &Path, userxattr: bool) -> io::Result<()> {
-    let Said::Directory(to) = ask(upper, path, userxattr)? else { return Ok(()) };
-    if is_opaque(&to, userxattr)? {
-        return Ok(());
-    }
+    let Said::Directory { node: to, opaque: false } = ask(upper, path, userxattr)? else { return Ok(()) };
     for layer in layers {
         match ask(layer, path, userxattr)? {
-            Said::Directory(from) => return copy(&from, &to, userxattr),
+            Said::Directory { node: from, .. } => return copy(&from, &to, userxattr),
             Said::Hidden => return Ok(()),
             Said::Nothing => {}
         }
@@ -59,7 +56,7 @@ fn ask(layer: &Path, path: &Path, userxattr: bool) -> io::Result<Said> {
         }
         opaque |= is_opaque(&here, userxattr)?;
     }
-    Ok(Said::Directory(here))
+    Ok(Said::Directory { node: here, opaque })
 }
 
 fn is_opaque(dir: &Node, userxattr: bool) -> io::Result<bool> {

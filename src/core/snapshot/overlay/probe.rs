@@ -66,11 +66,8 @@ fn try_mount(dir: &Path, options: &[String]) -> io::Result<()> {
     }
     std::fs::write(dir.join("lower1/file"), "")?;
     let at = |name: &str| dir.join(name).display().to_string();
-    let mut all = vec![
-        format!("workdir={}", at("work")),
-        format!("upperdir={}", at("upper")),
-        format!("lowerdir={}:{}", at("lower2"), at("lower1")),
-    ];
+    let mut all =
+        vec![format!("workdir={}", at("work")), format!("upperdir={}", at("upper")), format!("lowerdir={}:{}", at("lower2"), at("lower1"))];
     all.extend(options.iter().cloned());
     let merged = dir.join("merged");
     mount(&Mount { kind: "overlay".into(), source: "overlay".into(), target: None, options: all }, &merged)?;
