@@ -48,7 +48,7 @@ pub fn fetch(flight: &Flight, found: Found) -> Result<Documents> {
                 bytes = document(flight, &next, Part::Manifests, None)?;
                 at = next;
             }
-            Children::Image { config, layers } => return manifest(flight, target, at, &bytes, config, &layers),
+            Children::Image { config, layers } => return manifest(flight, target, at, &bytes, *config, &layers),
         }
     }
     Err(Error::invalid(format!("image index {}: indexes are nested more than {DEPTH_MAX} deep", target.digest)))
