@@ -3,8 +3,13 @@
 pub mod cgroup;
 pub mod fifo;
 pub mod fs;
+pub mod hybrid;
+pub mod memory;
 pub mod mount;
 pub mod netns;
+pub mod pause;
 pub mod pidfd;
 pub mod pty;
+pub mod run;
 pub mod signal;
+pub mod spawn;

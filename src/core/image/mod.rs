@@ -108,9 +108,28 @@ impl Images {
     /// Removes an image; `NotFound` names it. To free its space now, run a collection after it.
     pub fn delete(&self, ns: &str, name: &str) -> Result<()> {
         self.db.write(|w| if w.remove::<Image>(ns, name)? { Ok(()) } else { Err(Error::not_found("image", name)) })?;
+        self.tell_delete(ns, name);
+        Ok(())
+    }
+    /// Removes several names in one transaction; those that are not there are fine.
+    pub fn delete_all(&self, ns: &str, names: &[String]) -> Result<()> {
+        let gone = self.db.write(|w| {
+            let mut gone = vec![];
+            for name in names {
+                if w.remove::<Image>(ns, name)? {
+                    gone.push(name);
+                }
+            }
+            Ok(gone)
+        })?;
+        for name in gone {
+            self.tell_delete(ns, name);
+        }
+        Ok(())
+    }
+    fn tell_delete(&self, ns: &str, name: &str) {
         let message = ImageDelete { name: name.to_owned(), ..ImageDelete::default() };
         self.events.publish(Envelope::new(ns, "/images/delete", "containerd.events.ImageDelete", &message));
-        Ok(())
     }
     fn tell_create(&self, ns: &str, image: &Image) {
         let labels = image.labels.clone().into_iter().collect();
