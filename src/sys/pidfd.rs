@@ -21,9 +21,8 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
 /// Sends `signal` to exactly the process that the descriptor was opened for.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed and so open; a null siginfo asks for kill's own; flags must be 0.
-    let done = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

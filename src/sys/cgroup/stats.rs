@@ -189,8 +189,7 @@ impl Cgroup {
             }
         }
         let stall = |file| self.read("", file).ok().as_deref().and_then(pressure);
-        let swap =
-            self.number("memory", "memory.swap.current").map(|usage| Swap { usage, limit: self.limit("memory", "memory.swap.max") });
+        let swap = self.number("memory", "memory.swap.current").map(|usage| Swap { usage, limit: self.limit("memory", "memory.swap.max") });
         Ok(Stats {
             cpu,
             memory: self.memory_v2(),
@@ -231,7 +230,9 @@ impl Cgroup {
         let mut found = vec![];
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(size) = name.to_str().and_then(|n| n.strip_prefix("hugetlb.")?.strip_suffix(usage)?.strip_suffix('.')) else { continue };
+            let Some(size) = name.to_str().and_then(|n| n.strip_prefix("hugetlb.")?.strip_suffix(usage)?.strip_suffix('.')) else {
+                continue;
+            };
             if size.ends_with(".rsvd") {
                 continue;
             }
