@@ -244,7 +244,7 @@ mod tests {
     /// The entries without their time.
     fn entries(path: &Path) -> Vec<String> {
         let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
-        text.lines().map(|l| l.split_once(' ').unwrap().1.to_string()).collect()
+        text.split_terminator('\n').map(|l| l.split_once(' ').unwrap().1.to_string()).collect()
     }
 
     fn logged(name: &str, limit: usize, reads: &[&[u8]]) -> Vec<String> {

@@ -37,7 +37,9 @@ pub fn serve(args: &Args) -> Result<()> {
     let shim = Arc::new(Shim::new(args.namespace.clone(), events, threads.clone())?);
     let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).during(|| "create an eventfd")?);
     let told = end.clone();
-    let shutdown = Box::new(move || drop(rustix::io::write(&*told, &1u64.to_ne_bytes())));
+    let shutdown = Box::new(move || {
+        let _ = rustix::io::write(&*told, &1u64.to_ne_bytes());
+    });
     let calls = Calls { shim: shim.clone(), shutdown, stop: threads.stop() };
     let server = Server::new(listener, Arc::new(calls))?;
     threads.spawn("ttrpc", move |stop| server.serve(stop))?;

@@ -86,7 +86,9 @@ pub fn delete(shim: &Arc<Shim>, q: t::DeleteRequest) -> Result<t::DeleteResponse
         }
         if deleting.alive() {
             let (told, ended) = bounded(1);
-            process.wait(Box::new(move |_| drop(told.send(()))));
+            process.wait(Box::new(move |_| {
+                let _ = told.send(());
+            }));
             let _ = ended.recv_timeout(DEATH);
         }
     }
