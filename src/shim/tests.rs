@@ -210,10 +210,12 @@ impl Rig {
         until("the shim ends", || !Path::new(&format!("/proc/{pid}/exe")).exists() || zombie(pid));
         assert_eq!(fs::read_dir(self.dir.join("state/s")).unwrap().count(), 0);
         let group = format!("/cradle-shim-{}", self.dir.file_name().unwrap().to_str().unwrap());
-        if let Ok(group) = crate::sys::cgroup::Cgroup::at(&group) {
-            assert!(group.procs().unwrap().is_empty());
-            group.remove().unwrap();
+        if let Ok(made) = crate::sys::cgroup::Cgroup::at(&group) {
+            assert!(made.procs().unwrap().is_empty());
+            made.remove().unwrap();
         }
+        // runc makes it in a hybrid host's cgroup2 as well.
+        let _ = fs::remove_dir(format!("/sys/fs/cgroup/unified{group}"));
         fs::remove_dir_all(&self.dir).unwrap();
     }
 }
