@@ -472,10 +472,12 @@ fn memory_stays_small() {
         rig.run("c", "seq 1 100000; sleep 60", |q| q.stdout = log);
         until("all is logged", || rig.status().lines == 100_000);
         let pid = rig.shim_pid();
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        let dirty: u64 =
-            text.lines().find_map(|l| l.strip_prefix("Private_Dirty:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
-        assert!(dirty <= 1024, "{dirty} kB");
+        // A burst's buffers go back a moment later.
+        until("Private_Dirty is below 1 MB", || {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let dirty = text.lines().find_map(|l| l.strip_prefix("Private_Dirty:")).unwrap();
+            dirty.trim().trim_end_matches(" kB").parse::<u64>().unwrap() <= 1024
+        });
         rig.kill("c", 9).unwrap();
         rig.wait("c", "");
         rig.delete("c", "").unwrap();
