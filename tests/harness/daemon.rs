@@ -21,7 +21,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Setup {
     /// Added to the end of the config.
     pub extra: String,
-    /// Added to the CRI runtime's runtimes: lines of tables.
+    /// Whether there is a CNI conf.
     pub network: bool,
     /// More arguments.
     pub args: Vec<String>,
@@ -61,6 +61,10 @@ impl Setup {
         let net = Net::numbered(number);
         for sub in ["net.d", "cni-bin", "certs.d", "logs", "ipam"] {
             std::fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        for plugin in std::fs::read_dir("/usr/lib/cni").expect("no CNI plugins here: apt-get install containernetworking-plugins") {
+            let plugin = plugin.unwrap();
+            std::os::unix::fs::symlink(plugin.path(), dir.join("cni-bin").join(plugin.file_name())).unwrap();
         }
         if self.network {
             net.write(&dir.join("net.d"), &dir.join("ipam"));
