@@ -4,6 +4,7 @@ use protobuf_codegen::Customize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -11,9 +12,30 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=protos");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/sys/pause/main.rs");
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    pause(Path::new("src/sys/pause/main.rs"), &out.join("pause"))?;
     let inputs = stage(Path::new("protos"), &out.join("flat"))?;
     generate(&inputs, &out.join("flat"), &fresh(out.join("gen"))?)
+}
+
+/// A static program without a library, for the target that is being built.
+fn pause(source: &Path, to: &Path) -> Result<()> {
+    let mut rustc = Command::new(env::var("RUSTC")?);
+    rustc.args(["--edition=2024", "--crate-name=pause", "--crate-type=bin", "-Cpanic=abort", "-Copt-level=s", "-Cstrip=symbols"]);
+    rustc.args(["-Crelocation-model=static", "-Ctarget-feature=+crt-static"]);
+    for arg in ["-nostartfiles", "-nostdlib", "-static", "-Wl,--build-id=none,-z,noseparate-code,-z,max-page-size=4096,-z,norelro"] {
+        rustc.arg(format!("-Clink-arg={arg}"));
+    }
+    rustc.args(["--target", &env::var("TARGET")?]);
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        rustc.arg(format!("-Clinker={linker}"));
+    }
+    let status = rustc.arg("-o").arg(to).arg(source).status()?;
+    if !status.success() {
+        return Err(format!("compile {} for the built-in pause program: {status}", source.display()).into());
+    }
+    Ok(())
 }
 
 fn fresh(dir: PathBuf) -> Result<PathBuf> {

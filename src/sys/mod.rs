@@ -4,6 +4,8 @@ pub mod cgroup;
 pub mod fifo;
 pub mod fs;
 pub mod hybrid;
+pub mod inherit;
+pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod pause;
