@@ -82,9 +82,9 @@ impl AnyJson {
     }
     /// The bytes; `DataLoss` if they are no base64.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        STANDARD.decode(&self.value).map_err(|e| {
-            Error::new(crate::error::Kind::DataLoss, format!("a stored {} cannot be read", self.type_url)).because(e)
-        })
+        STANDARD
+            .decode(&self.value)
+            .map_err(|e| Error::new(crate::error::Kind::DataLoss, format!("a stored {} cannot be read", self.type_url)).because(e))
     }
     /// The message as it goes over the wire.
     pub fn to_any(&self) -> Result<Any> {

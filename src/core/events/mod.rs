@@ -40,7 +40,8 @@ impl Envelope {
 impl From<event::Envelope> for Envelope {
     fn from(wire: event::Envelope) -> Envelope {
         // A clock before 1970 or no time at all: the time at which it came.
-        let since = wire.timestamp.as_ref().and_then(|t| Some(Duration::new(t.seconds.try_into().ok()?, t.nanos.clamp(0, 999_999_999) as u32)));
+        let since =
+            wire.timestamp.as_ref().and_then(|t| Some(Duration::new(t.seconds.try_into().ok()?, t.nanos.clamp(0, 999_999_999) as u32)));
         let timestamp = since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since)).unwrap_or_else(SystemTime::now);
         Envelope { timestamp, namespace: wire.namespace, topic: wire.topic, event: wire.event.into_option().unwrap_or_default() }
     }

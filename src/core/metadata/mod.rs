@@ -125,12 +125,7 @@ impl Db {
 
 fn open_file(path: &Path) -> Result<Database> {
     // redb would create the file readable for all.
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .during(|| format!("open {}", path.display()))?;
+    fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).during(|| format!("open {}", path.display()))?;
     let mut builder = Database::builder();
     // The check reads the whole file: megabytes at most, and a damaged page is an error now instead of a panic later.
     builder.set_cache_size(CACHE).set_check_integrity_on_open(true);

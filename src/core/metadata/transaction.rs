@@ -140,12 +140,9 @@ fn list<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>, ns: &str) -> 
 
 fn scan<R: Record>(table: &impl ReadableTable<Key, &'static [u8]>) -> Result<Scan<R>> {
     let (mut good, mut bad) = (vec![], vec![]);
-    each(
-        table,
-        None,
-        &mut |ns, key, record| good.push((ns.to_owned(), key.to_owned(), record)),
-        &mut |ns, key| bad.push((ns.to_owned(), key.to_owned())),
-    )?;
+    each(table, None, &mut |ns, key, record| good.push((ns.to_owned(), key.to_owned(), record)), &mut |ns, key| {
+        bad.push((ns.to_owned(), key.to_owned()))
+    })?;
     Ok(Scan { good, bad })
 }
 
