@@ -1,2 +1,6 @@
-//! The shim.
-fn main() {}
+//! containerd-shim-cradle-v2: the process that containerd, or cradled, leaves beside each pod.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cradle::shim::main()
+}

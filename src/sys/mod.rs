@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod fifo;
 pub mod fs;
 pub mod hybrid;
+pub mod inherit;
 pub mod memory;
 pub mod mount;
 pub mod netns;
