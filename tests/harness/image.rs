@@ -75,9 +75,7 @@ impl Image {
         let config_digest = to.blob(&config);
         let (manifest_type, config_type) = match self.format {
             Format::Oci => ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.config.v1+json"),
-            Format::Docker => {
-                ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.container.image.v1+json")
-            }
+            Format::Docker => ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.container.image.v1+json"),
         };
         let manifest = json!({
             "schemaVersion": 2, "mediaType": manifest_type, "layers": layers,

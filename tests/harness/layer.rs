@@ -49,9 +49,11 @@ impl Layer {
         for applet in APPLETS {
             layer = layer.symlink(&format!("bin/{applet}"), "busybox");
         }
-        layer
-            .file("etc/passwd", Meta::mode(0o644), b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n")
-            .file("etc/group", Meta::mode(0o644), b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n")
+        layer.file("etc/passwd", Meta::mode(0o644), b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n").file(
+            "etc/group",
+            Meta::mode(0o644),
+            b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n",
+        )
     }
     /// A regular file.
     pub fn file(self, path: &str, meta: Meta, content: &[u8]) -> Layer {
@@ -121,7 +123,7 @@ fn header(kind: EntryType, meta: &Meta, size: usize) -> Header {
 }
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "chmod", "cp", "dd", "echo", "env", "false", "getfattr", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ln", "ls",
-    "mkdir", "mkfifo", "mount", "mv", "nc", "ping", "printf", "ps", "pwd", "readlink", "rm", "seq", "sleep", "stat", "stty", "sync", "tail",
-    "test", "touch", "tr", "trap", "true", "tty", "umount", "wc", "wget", "yes",
+    "sh", "cat", "chmod", "cp", "dd", "echo", "env", "false", "getfattr", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ln",
+    "ls", "mkdir", "mkfifo", "mount", "mv", "nc", "ping", "printf", "ps", "pwd", "readlink", "rm", "seq", "sleep", "stat", "stty", "sync",
+    "tail", "test", "touch", "tr", "trap", "true", "tty", "umount", "wc", "wget", "yes",
 ];
