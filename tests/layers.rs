@@ -29,7 +29,7 @@ struct File {
     path: PathBuf,
     room: String,
     text: String,
-    /// Without what follows `#[cfg(test)] mod`, and empty for files of tests.
+    /// Without comments and tests; empty for files of tests.
     code: String,
 }
 
@@ -84,16 +84,18 @@ fn for_tests(path: &Path) -> bool {
     }
 }
 
-/// Comments and everything behind the first inline test module are cut.
+/// Without comments and without each item that `#[cfg(test)]` marks; rustfmt's indentation tells where an item ends.
 fn without_tests(text: &str) -> String {
     let mut code = String::new();
-    let mut lines = text.lines().peekable();
+    let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        let begins_tests = line.trim_start().starts_with("#[cfg(test)]");
-        if begins_tests && lines.peek().is_some_and(|next| next.trim_start().starts_with("mod ") && next.ends_with('{')) {
-            break;
-        }
-        if !line.trim_start().starts_with("//") {
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+            let mut attributes = lines.by_ref().skip_while(|l| l.trim_start().starts_with('#'));
+            if attributes.next().is_some_and(|item| !item.ends_with(';') && !item.ends_with('}')) {
+                let _ = lines.by_ref().find(|l| **l == end);
+            }
+        } else if !line.trim_start().starts_with("//") {
             code.push_str(line);
             code.push('\n');
         }

@@ -161,10 +161,7 @@ impl Session {
         let mut left: Vec<usize> = (0..self.hosts.len()).filter(|i| able(&self.hosts[*i])).collect();
         if left.is_empty() {
             let host = &self.reference.host;
-            return Err(Error::precondition(format!(
-                "{}: no host with the capability \"{need:?}\" is configured for {host}",
-                self.reference
-            )));
+            return Err(Error::precondition(format!("{}: no host with the capability \"{need:?}\" is configured for {host}", self.reference)));
         }
         let down = lock(&self.state).down.clone();
         left.sort_by_key(|i| down.contains(i));
@@ -325,9 +322,7 @@ impl Session {
             }
         }
         match credentials {
-            Credentials::Basic { user, password } if !fresh && challenges.contains(&Challenge::Basic) => {
-                Ok(Some(auth::basic(&user, &password)))
-            }
+            Credentials::Basic { user, password } if !fresh && challenges.contains(&Challenge::Basic) => Ok(Some(auth::basic(&user, &password))),
             _ => Ok(None),
         }
     }

@@ -111,8 +111,11 @@ fn build(layers: &[(Vec<u8>, Digest, &str)]) -> Built {
     let mut shelf = Shelf::default();
     let host = Platform::host();
     let ids: Vec<String> = layers.iter().map(|l| format!("\"{}\"", l.1)).collect();
-    let config =
-        format!(r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#, host.architecture, ids.join(","));
+    let config = format!(
+        r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        host.architecture,
+        ids.join(",")
+    );
     let config_digest = shelf.blob(config.as_bytes());
     let blobs: Vec<String> = layers.iter().map(|(bytes, _, _)| shelf.blob(bytes)).collect();
     let descs: Vec<String> = layers
@@ -189,9 +192,7 @@ fn an_image_is_unpacked_for_each_snapshotter_and_fetched_once() {
     node.pull(&reference, "native").unwrap();
     assert_eq!(stub.seen().len(), before + 1, "a second pull asks for the digest only");
     let labels: Vec<String> = node.parts.content.list("k8s.io").unwrap().into_iter().flat_map(|i| i.labels.into_keys()).collect();
-    for want in
-        ["gc.ref.content.m.1", "gc.ref.content.config", "gc.ref.content.l.1", "gc.ref.snapshot.native", "distribution.source.127.0.0.1"]
-    {
+    for want in ["gc.ref.content.m.1", "gc.ref.content.config", "gc.ref.content.l.1", "gc.ref.snapshot.native", "distribution.source.127.0.0.1"] {
         assert!(labels.iter().any(|l| l.starts_with(&format!("containerd.io/{want}"))), "{want} in {labels:?}");
     }
 }
@@ -222,23 +223,15 @@ fn bad_layers_fail_and_leave_nothing() {
     };
     let text = failure("cut", "v1", spoilt(|r| Reply { status: 200, ..r }.ending(End::CutAt(20))));
     assert!(text.contains("gave up after"), "{text}");
-    let text = failure(
-        "flip",
-        "v1",
-        spoilt(|mut r| {
-            r.body[30] ^= 1;
-            r
-        }),
-    );
+    let text = failure("flip", "v1", spoilt(|mut r| {
+        r.body[30] ^= 1;
+        r
+    }));
     assert!(text.contains("the digest is sha256:") && text.contains("is expected"), "{text}");
-    let text = failure(
-        "short",
-        "v1",
-        spoilt(|mut r| {
-            r.body.pop();
-            r
-        }),
-    );
+    let text = failure("short", "v1", spoilt(|mut r| {
+        r.body.pop();
+        r
+    }));
     assert!(text.contains("bytes announced where"), "{text}");
     let text = failure("gone", "v1", spoilt(|_| Reply::new(404, r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}"#)));
     assert!(text.contains("BLOB_UNKNOWN"), "{text}");
@@ -377,14 +370,7 @@ impl RealRegistry {
         let host = format!("127.0.0.1:{port}");
         let config = dir.join("registry.yml");
         let store = dir.join("registry");
-        std::fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}}}\n",
-                store.display()
-            ),
-        )
-        .unwrap();
+        std::fs::write(&config, format!("version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}}}\n", store.display())).unwrap();
         let quiet = std::process::Stdio::null;
         let child = std::process::Command::new("docker-registry").arg("serve").arg(&config).stdout(quiet()).stderr(quiet()).spawn().ok()?;
         let registry = RealRegistry { child, host };
