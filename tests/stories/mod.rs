@@ -1,0 +1,3 @@
+//! The stories, one file a subject.
+mod exec;
+mod pod;
