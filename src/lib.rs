@@ -5,6 +5,7 @@
 //! `tests/layers.rs` holds the house to it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 pub mod call;
+pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod core;

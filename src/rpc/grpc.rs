@@ -208,3 +208,35 @@ fn error_of(name: &str, e: grpcio::Error) -> Error {
         other => Error::new(Kind::Unavailable, format!("call {name}")).because(other.to_string()),
     }
 }
+
+/// A listening gRPC server. Dropping it, or [`Server::close`], ends all calls.
+pub struct Server(grpcio::Server);
+
+impl Server {
+    /// Listens on a unix socket.
+    pub fn listen(path: &std::path::Path, services: Vec<grpcio::Service>, max_receive: u32, max_send: u32) -> Result<Server> {
+        let environment = Arc::new(grpcio::EnvBuilder::new().cq_count(1).name_prefix("grpc").build());
+        let limit = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let args = ChannelBuilder::new(environment.clone())
+            .max_receive_message_len(limit(max_receive))
+            .max_send_message_len(limit(max_send))
+            .build_args();
+        let mut builder = grpcio::ServerBuilder::new(environment).channel_args(args);
+        for service in services {
+            builder = builder.register_service(service);
+        }
+        let failed = |e: grpcio::Error| Error::new(Kind::Unavailable, format!("listen on {}", path.display())).because(e.to_string());
+        let mut server = builder.build().map_err(failed)?;
+        server.add_listening_port(format!("unix:{}", path.display()), grpcio::ServerCredentials::insecure()).map_err(failed)?;
+        server.start();
+        Ok(Server(server))
+    }
+    /// Takes no more calls and ends those that run.
+    pub fn close(mut self) {
+        let ended = self.0.shutdown();
+        self.0.cancel_all_calls();
+        if let Err(e) = block_on(ended) {
+            debug!("gRPC server: {e}");
+        }
+    }
+}

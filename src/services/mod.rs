@@ -1,1 +1,2 @@
-//! containerd's services.
+//! containerd's services, a file a service.
+pub mod introspection;

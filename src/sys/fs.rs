@@ -29,6 +29,12 @@ pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(open_dir(path)?, Mode::from_raw_mode(mode))?)
 }
 
+/// Whether reading this directory tells the type of each entry without another call.
+pub fn tells_types(dir: &OwnedFd) -> io::Result<bool> {
+    let entries = rustix::fs::Dir::read_from(dir)?.collect::<Result<Vec<_>, _>>()?;
+    Ok(entries.iter().all(|e| e.file_type() != rustix::fs::FileType::Unknown))
+}
+
 /// Makes the directory entries of `path` durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::fsync(open_dir(path)?)?)

@@ -11,5 +11,6 @@ pub mod netns;
 pub mod pause;
 pub mod pidfd;
 pub mod pty;
+pub mod run;
 pub mod signal;
 pub mod spawn;

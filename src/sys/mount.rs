@@ -46,8 +46,10 @@ pub fn mount(mount: &Mount, target: &Path) -> io::Result<()> {
 pub fn mount_all(mounts: &[Mount], target: &Path) -> io::Result<()> {
     for (done, one) in mounts.iter().enumerate() {
         if let Err(e) = mount(one, target) {
-            for _ in 0..done {
-                let _ = unmount(target, UnmountFlags::DETACH);
+            for made in mounts[..done].iter().rev() {
+                let sub = made.target.as_deref().unwrap_or_default().trim_start_matches('/');
+                let place = if sub.is_empty() { target.to_path_buf() } else { target.join(sub) };
+                let _ = unmount(&place, UnmountFlags::DETACH);
             }
             return Err(e);
         }
@@ -217,6 +219,21 @@ mod tests {
         let m = Mount { kind: "tmpfs".into(), source: "tmpfs".into(), target: Some("/link".into()), options: vec![] };
         mount(&m, &root).unwrap();
         assert!(!is_mountpoint(&out).unwrap() && is_mountpoint(&root.join("out")).unwrap());
+    }
+
+    #[test]
+    fn when_one_of_several_fails_none_stays() {
+        let scratch = Scratch::with_private_mounts("mount-all");
+        let at = scratch.dir("at");
+        let tmpfs = |target: Option<&str>| Mount {
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            target: target.map(str::to_string),
+            options: vec![],
+        };
+        scratch.dir("at/sub");
+        assert!(mount_all(&[tmpfs(Some("/sub")), tmpfs(None), tmpfs(Some("missing"))], &at).is_err());
+        assert!(mounts_under(&scratch.path).unwrap().is_empty());
     }
 
     #[test]

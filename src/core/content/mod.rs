@@ -12,7 +12,6 @@ mod tests;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use ingest::{Expected, Ingest, IngestStatus};
-pub(crate) use remains::Trash;
 
 use crate::core::metadata::{Db, Labels, Reader, Record, labels, time};
 use crate::error::{Context, Error, Kind, Result};
@@ -205,9 +204,6 @@ impl Shared {
     }
     fn release(&self, dir: &Path) {
         lock(&self.open).remove(dir);
-    }
-    fn is_open(&self, dir: &Path) -> bool {
-        lock(&self.open).contains(dir)
     }
 }
 

@@ -2,15 +2,19 @@
 //! *committed* (never changes again, may have children).
 //!
 //! Keys are opaque to a snapshotter; callers keep namespaces apart with [`scoped`].
+mod base;
+pub mod native;
+pub mod overlay;
+#[cfg(test)]
+mod suite;
+
+pub use crate::core::metadata::Labels;
+
 use crate::error::Result;
 use crate::sys::mount::Mount;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-/// Labels of a snapshot.
-pub type Labels = BTreeMap<String, String>;
 
 /// What a snapshot is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

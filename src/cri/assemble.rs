@@ -1,0 +1,145 @@
+//! Assemble: from the config and a pod's records to what spec and core want: runtime, snapshotter, paths, specs.
+use super::store::image::Image;
+use super::store::sandbox::{Record, Sandbox, State, namespaces};
+use super::{Cri, spec};
+use crate::config::{RuncOptions, RuntimeHandler};
+use crate::core::runtime::Runtime;
+use crate::error::{Context, Error, Result};
+use crate::proto::cri::{ContainerConfig, NamespaceMode};
+use crate::proto::runc_options::Options;
+use crate::sys::fifo;
+use oci_spec::runtime::Spec;
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use std::path::{Path, PathBuf};
+
+/// Where `ip netns` and network plugins look for network namespaces.
+const NETNS_DIR: &str = "/run/netns";
+
+impl Cri {
+    /// The config of a handler; empty is the default one.
+    pub fn handler(&self, name: &str) -> Result<&RuntimeHandler> {
+        let all = &self.runtime.containerd;
+        let name = if name.is_empty() { &all.default_runtime_name } else { name };
+        all.runtimes.get(name).ok_or_else(|| {
+            let known: Vec<&str> = all.runtimes.keys().map(String::as_str).collect();
+            Error::invalid(format!("runtime handler \"{name}\": not in the config's runtimes table; known: {}", known.join(", ")))
+        })
+    }
+    /// What runs the containers of a handler.
+    pub fn runtime_for(&self, handler: &str) -> Result<Runtime> {
+        let handler = self.handler(handler)?;
+        let options = self.runc_options(handler)?;
+        let message = Options {
+            binary_name: options.binary_name,
+            systemd_cgroup: options.systemd_cgroup,
+            root: options.root,
+            shim_cgroup: options.shim_cgroup,
+            no_new_keyring: options.no_new_keyring,
+            io_uid: options.io_uid,
+            io_gid: options.io_gid,
+            ..Options::default()
+        };
+        let value = message.write_to_bytes().during(|| "encode runtime options")?;
+        let path = (!handler.runtime_path.is_empty()).then(|| PathBuf::from(&handler.runtime_path));
+        let options = Some(Any { type_url: "containerd.runc.v1.Options".into(), value, ..Any::default() });
+        Ok(Runtime { name: handler.runtime_type.clone(), path, options })
+    }
+    fn runc_options(&self, handler: &RuntimeHandler) -> Result<RuncOptions> {
+        let table = toml::Value::Table(handler.options.clone());
+        table.try_into().map_err(|e: toml::de::Error| Error::invalid(format!("options of runtime {}", handler.runtime_type)).because(e))
+    }
+    /// Whether a handler's cgroups are systemd's.
+    pub fn systemd_cgroup(&self, handler: &str) -> bool {
+        self.handler(handler).and_then(|h| self.runc_options(h)).is_ok_and(|o| o.systemd_cgroup)
+    }
+    /// The snapshotter of a handler.
+    pub fn snapshotter_for(&self, handler: &str) -> String {
+        let own = self.handler(handler).map(|h| h.snapshotter.clone()).unwrap_or_default();
+        if own.is_empty() { self.images_config.snapshotter.clone() } else { own }
+    }
+    /// A container's cgroup, below the hierarchy, as its spec has it.
+    pub fn cgroup_path(&self, id: &str) -> Result<String> {
+        let container = self.containers.by_id.get(id)?;
+        let pod = self.sandboxes.by_id.get(&container.record.sandbox_id)?;
+        let parent = &pod.record.config.linux.get_or_default().cgroup_parent;
+        Ok(spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.record.handler)))
+    }
+    /// Where a pod's network namespace is pinned.
+    pub fn netns_path(&self, id: &str) -> PathBuf {
+        let name = format!("cni-{}", &id[..32.min(id.len())]);
+        if self.runtime.netns_mounts_under_state_dir { self.dirs.state.join("netns").join(name) } else { Path::new(NETNS_DIR).join(name) }
+    }
+    /// A FIFO for a container's input.
+    pub fn stdin_fifo(&self, id: &str) -> Result<String> {
+        let dir = self.dirs.container(id);
+        super::dirs::make(&dir)?;
+        let path = dir.join("stdin");
+        fifo::make(&path).during(|| format!("create FIFO {}", path.display()))?;
+        Ok(path.display().to_string())
+    }
+    /// The spec of a pod's own process.
+    pub fn sandbox_spec(&self, id: &str, record: &Record) -> Result<Spec> {
+        let dir = self.dirs.sandbox(id);
+        spec::sandbox(&spec::SandboxInput {
+            id,
+            config: &record.config,
+            pins: &record.pins,
+            shm: shared_memory(&dir, record),
+            host: &self.host,
+            options: &self.options(&record.handler)?,
+        })
+    }
+    /// The spec of a container, made with a look at its root filesystem.
+    pub fn container_spec(&self, id: &str, config: &ContainerConfig, pod: &Sandbox, image: &Image, rootfs: &Path) -> Result<spec::Built> {
+        let State::Ready { pid: sandbox_pid } = pod.state else {
+            return Err(Error::precondition(format!("sandbox \"{}\" is not ready", pod.id)));
+        };
+        let target_pid = self.target_pid(config, pod)?;
+        spec::container(&spec::ContainerInput {
+            id,
+            sandbox_id: &pod.id,
+            sandbox: &pod.record.config,
+            pins: &pod.record.pins,
+            sandbox_pid,
+            target_pid,
+            config,
+            image: &image.config,
+            image_name: &image.name(),
+            rootfs,
+            pod_dir: &self.dirs.sandbox(&pod.id),
+            volumes_dir: &self.dirs.volumes(id),
+            host: &self.host,
+            options: &self.options(&pod.record.handler)?,
+        })
+    }
+    /// PID mode TARGET: a running container of the same pod.
+    fn target_pid(&self, config: &ContainerConfig, pod: &Sandbox) -> Result<Option<u32>> {
+        let options = config.linux.get_or_default().security_context.get_or_default().namespace_options.get_or_default();
+        if options.pid.enum_value_or_default() != NamespaceMode::TARGET {
+            return Ok(None);
+        }
+        let target = self.containers.by_id.get(&options.target_id)?;
+        if target.record.sandbox_id != pod.id {
+            return Err(Error::invalid(format!("namespace_options.target_id: container \"{}\" is in another pod", target.id)));
+        }
+        let pid = target
+            .pid()
+            .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
+        Ok(Some(pid))
+    }
+    fn options(&self, handler: &str) -> Result<spec::Options> {
+        let configured = self.handler(handler)?;
+        Ok(spec::Options {
+            systemd_cgroup: self.systemd_cgroup(handler),
+            privileged_without_host_devices: configured.privileged_without_host_devices,
+            restrict_oom_score_adj: self.runtime.restrict_oom_score_adj,
+            disable_cgroup: self.runtime.disable_cgroup,
+        })
+    }
+}
+
+fn shared_memory(dir: &Path, record: &Record) -> Option<PathBuf> {
+    let (_, _, ipc) = namespaces(&record.config);
+    (ipc != NamespaceMode::NODE).then(|| dir.join("shm"))
+}

@@ -1,0 +1,113 @@
+//! Output of a command: two FIFOs read by one pool job into bounded memory; what is over the bound is read and dropped, so that
+//! the command never blocks.
+use crate::error::{Context, Error, Result};
+use crate::sys::fifo;
+use crate::thread::Pool;
+use crossbeam_channel::{Receiver, bounded};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most bytes kept of each stream, as containerd has it.
+const CAP: usize = 16 << 20;
+
+/// What a command wrote.
+#[derive(Default)]
+pub struct Output {
+    /// At most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// At most 16 MiB.
+    pub stderr: Vec<u8>,
+}
+
+/// Reads a command's output while it runs. Its FIFOs are gone when it is dropped.
+pub struct Collector {
+    dir: PathBuf,
+    enough: Arc<OwnedFd>,
+    done: Receiver<Output>,
+}
+
+impl Collector {
+    /// Makes the FIFOs in a directory of its own and begins to read.
+    pub fn open(dir: &Path, pool: &Pool) -> Result<Collector> {
+        std::fs::create_dir_all(dir).during(|| format!("create {}", dir.display()))?;
+        let enough = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).during(|| "create an eventfd")?);
+        let (tx, done) = bounded(1);
+        let collector = Collector { dir: dir.into(), enough: enough.clone(), done };
+        let streams = [collector.fifo("stdout")?, collector.fifo("stderr")?];
+        pool.run(move || drop(tx.send(read_all(streams, &enough))));
+        Ok(collector)
+    }
+    /// Path for the command's output.
+    pub fn stdout(&self) -> String {
+        self.dir.join("stdout").display().to_string()
+    }
+    /// Path for its error output.
+    pub fn stderr(&self) -> String {
+        self.dir.join("stderr").display().to_string()
+    }
+    /// All that was written; after `limit`, what came until then.
+    pub fn finish(self, limit: Duration) -> Result<Output> {
+        if let Ok(output) = self.done.recv_timeout(limit) {
+            return Ok(output);
+        }
+        self.stop();
+        self.done.recv().map_err(|_| Error::internal("the reader of a command's output is gone"))
+    }
+    fn stop(&self) {
+        let _ = rustix::io::write(&*self.enough, &1u64.to_ne_bytes());
+    }
+    fn fifo(&self, name: &str) -> Result<File> {
+        let path = self.dir.join(name);
+        fifo::make(&path).during(|| format!("create FIFO {}", path.display()))?;
+        fifo::open(&path, fifo::End::Read).map(File::from).during(|| format!("open FIFO {}", path.display()))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Reads both streams to their ends, or until told that it is enough.
+fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
+    let mut texts = [Vec::new(), Vec::new()];
+    let mut open = [true, true];
+    let mut buffer = vec![0u8; 32 << 10];
+    while open.contains(&true) {
+        let told = {
+            let mut fds = vec![PollFd::from_borrowed_fd(enough.as_fd(), PollFlags::IN)];
+            for (stream, open) in streams.iter().zip(open) {
+                fds.push(PollFd::from_borrowed_fd(stream.as_fd(), if open { PollFlags::IN } else { PollFlags::empty() }));
+            }
+            let _ = poll(&mut fds, None);
+            !fds[0].revents().is_empty()
+        };
+        for i in 0..2 {
+            open[i] = open[i] && drain(&mut streams[i], &mut buffer, &mut texts[i]);
+        }
+        if told {
+            break;
+        }
+    }
+    let [stdout, stderr] = texts;
+    Output { stdout, stderr }
+}
+
+/// Reads what is there; `false` at the end of the stream.
+fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>) -> bool {
+    loop {
+        match stream.read(buffer) {
+            Ok(0) => return false,
+            Ok(n) => text.extend_from_slice(&buffer[..n.min(CAP - text.len())]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return e.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}

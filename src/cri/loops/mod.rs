@@ -1,0 +1,3 @@
+//! Loops: what CRI does by itself, each an owned thread with a name.
+pub mod event_monitor;
+pub mod snapshots_syncer;

@@ -1,0 +1,74 @@
+//! Open: CRI from the config and core's services. The loops begin once the stores are filled.
+use super::dirs::{Dirs, make};
+use super::loops::{event_monitor, snapshots_syncer};
+use super::networks::Networks;
+use super::store::{Index, container::Containers, image::Images, sandbox::Sandboxes};
+use super::{Cri, Ports, recover, spec};
+use crate::cni::{IpPreference, Plugins, Settings};
+use crate::config::Config;
+use crate::core::events::Bus;
+use crate::error::Result;
+use crate::thread::{Pool, Threads};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What differs between nodes besides the config.
+pub struct Node {
+    /// CRI's directories.
+    pub dirs: Dirs,
+    /// The OCI runtime that the probe found.
+    pub oci_runtime: String,
+    /// Longest run of a network plugin.
+    pub cni_limit: Duration,
+    /// The plugin's threads, for the loops.
+    pub threads: Arc<Threads>,
+}
+
+/// Opens, recovers, and starts the loops.
+pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<Arc<Cri>> {
+    let threads = node.threads;
+    for dir in ["sandboxes", "containers", "fifo", "peek"] {
+        make(&node.dirs.state.join(dir))?;
+    }
+    make(&node.dirs.root.join("containers"))?;
+    super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
+    let runtime = config.cri_runtime.clone();
+    let plugins = Plugins::open(Settings {
+        bin_dirs: runtime.cni.bin_dirs.clone(),
+        cache_dir: cni_cache(&node.dirs),
+        limit: node.cni_limit,
+        ip_preference: IpPreference::parse(&runtime.cni.ip_pref)?,
+    })?;
+    let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
+    // Before the first task is asked: what ends in between waits in the queue.
+    let subscription = event_monitor::subscribe(events);
+    let cri = Arc::new(Cri {
+        runtime,
+        images_config: config.cri_images.clone(),
+        dirs: node.dirs,
+        sandboxes: Sandboxes { by_id: Index::new("sandbox"), names: Arc::default() },
+        containers: Containers { by_id: Index::new("container"), names: Arc::default() },
+        images: Images::new(ports.images.clone(), ports.content.clone()),
+        networks,
+        sizes: Arc::default(),
+        rates: super::rates::Rates::default(),
+        host: spec::Host::probe(),
+        oci_runtime: node.oci_runtime,
+        ports,
+        io: Pool::new("cri-io", 1024)?,
+        threads,
+    });
+    recover::recover(&cri)?;
+    let own = cri.clone();
+    cri.threads.spawn("cri-events", move |stop| event_monitor::run(&own, &subscription, stop))?;
+    let (sizes, snapshotters) = (cri.sizes.clone(), cri.ports.snapshotters.clone());
+    let period = Duration::from_secs(cri.images_config.stats_collect_period.max(1));
+    cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&sizes, &snapshotters, period, stop))?;
+    Ok(cri)
+}
+
+/// Survives a reboot, as the addresses that the plugins gave out do.
+fn cni_cache(dirs: &Dirs) -> PathBuf {
+    dirs.root.join("cni")
+}

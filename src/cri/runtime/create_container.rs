@@ -1,0 +1,130 @@
+//! CreateContainer: after Ok the container can be started, also after a restart of the daemon; it needs its image to be here.
+//!
+//! Check, reserve the name, write down what will be built (one durable write), prepare the snapshot, make the spec from it, write
+//! that down (one durable write). What fails is removed. The work runs on when the client leaves; its retry gets the result.
+use super::{rootfs, teardown};
+use crate::call::Call;
+use crate::core::snapshot::{Labels, scoped};
+use crate::cri::store::container::{Container, Life, Oom, Record, State, name_of};
+use crate::cri::store::creations::{Begun, Creation};
+use crate::cri::store::image::Image;
+use crate::cri::store::sandbox::{self, Sandbox};
+use crate::cri::{Cri, NAMESPACE, dirs, new_id, now, spec};
+use crate::error::{Context, Error, Result};
+use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse};
+use log::info;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The kubelet waits 2 minutes; the work may take as long without it.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// CreateContainer.
+pub fn create_container(cri: &Cri, call: &Call, req: CreateContainerRequest) -> Result<CreateContainerResponse> {
+    let config = req.config.into_option().ok_or_else(|| Error::invalid("config is missing: describe the container to create"))?;
+    let pod = cri.sandboxes.by_id.get(&req.pod_sandbox_id)?;
+    spec::check_container(&config, &pod.record.config)?;
+    let name = name_of(&config, &pod.record.config);
+    let container_id = match cri.containers.names.begin(call, "container", &name)? {
+        Begun::Made(id) => id,
+        Begun::Mine(creation) => create(cri, call, creation, Wish { id: new_id()?, name, config, pod })?,
+    };
+    Ok(CreateContainerResponse { container_id, ..CreateContainerResponse::default() })
+}
+
+/// What is to be made.
+struct Wish {
+    id: String,
+    name: String,
+    config: ContainerConfig,
+    pod: Arc<Sandbox>,
+}
+
+fn create(cri: &Cri, call: &Call, creation: Creation, wish: Wish) -> Result<String> {
+    let begun = Instant::now();
+    match build(cri, &call.detached(LIMIT), &wish) {
+        Ok(record) => {
+            info!("container {} ({}) created: {} ms", wish.id, record.name, begun.elapsed().as_millis());
+            let container = Container {
+                id: wish.id.clone(),
+                record,
+                state: State::Created,
+                oom: Oom::NotSeen,
+                turns: Arc::default(),
+                ended: Arc::default(),
+                stopping: Arc::default(),
+            };
+            cri.containers.by_id.put(&wish.id, container);
+            creation.done(call, &wish.id);
+            Ok(wish.id)
+        }
+        Err(error) => {
+            let error = match teardown::half_made_container(cri, &wish.id) {
+                Ok(()) => error,
+                Err(also) => error.and_also(also),
+            };
+            creation.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
+    // A pod that is being stopped gets no more containers; one being filled is not stopped meanwhile.
+    let _turn = wish.pod.turns.take(call, &format!("sandbox {}", wish.pod.id))?;
+    let pod = cri.sandboxes.by_id.get(&wish.pod.id)?;
+    if !matches!(pod.state, sandbox::State::Ready { .. }) {
+        return Err(Error::precondition(format!("sandbox \"{}\" is not ready: no container can be created in it", pod.id)));
+    }
+    let image = cri.images.resolve(&wish.config.image.get_or_default().image)?;
+    let log_path = log_path(&wish.config, &pod)?;
+    let mut record = Record {
+        name: wish.name.clone(),
+        sandbox_id: pod.id.clone(),
+        config: wish.config.clone(),
+        created_at: now(),
+        image_id: image.id.clone(),
+        image_ref: image.reference(),
+        image_name: image.name(),
+        log_path,
+        stop_signal: spec::stop_signal(&wish.config, &image.config)?,
+        user: (0, 0, vec![]),
+        life: Life::Created,
+    };
+    let key = scoped(NAMESPACE, &wish.id);
+    let snapshotter = cri.snapshotter_for(&pod.record.handler);
+    cri.intend_container(&wish.id, &record, &pod, (&snapshotter, &key))?;
+    let built = prepare(cri, wish, &pod, &image, (&snapshotter, &key))?;
+    record.user = built.user;
+    let spec = serde_json::to_value(&built.spec).during(|| format!("encode the spec of container {}", wish.id))?;
+    cri.save_container_with_spec(&wish.id, &record, spec)?;
+    Ok(record)
+}
+
+/// The snapshot, the spec made with a look into it, and the volumes that the image defines.
+fn prepare(cri: &Cri, wish: &Wish, pod: &Sandbox, image: &Image, (snapshotter, key): (&str, &str)) -> Result<spec::Built> {
+    let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
+    let mounts = cri.ports.snapshotter(snapshotter)?.prepare(key, parent.as_deref(), &Labels::new())?;
+    for dir in [cri.dirs.container(&wish.id), cri.dirs.volumes(&wish.id)] {
+        dirs::make(&dir)?;
+    }
+    rootfs::with(&cri.dirs.peek(&wish.id), &mounts, |root| {
+        let built = cri.container_spec(&wish.id, &wish.config, pod, image, root)?;
+        rootfs::make_volumes(root, &built.volumes)?;
+        Ok(built)
+    })
+}
+
+/// The log file's path: under the pod's log directory, whatever the request says.
+fn log_path(config: &ContainerConfig, pod: &Sandbox) -> Result<Option<PathBuf>> {
+    let directory = &pod.record.config.log_directory;
+    if directory.is_empty() || config.log_path.is_empty() {
+        return Ok(None);
+    }
+    let relative = std::path::Path::new(&config.log_path);
+    if relative.components().any(|c| !matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir)) {
+        return Err(Error::invalid(format!("log_path \"{}\" leads out of the pod's log directory {directory}", config.log_path)));
+    }
+    Ok(Some(std::path::Path::new(directory).join(relative)))
+}

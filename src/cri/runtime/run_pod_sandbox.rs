@@ -1,0 +1,151 @@
+//! RunPodSandbox: after Ok the pod's namespaces, network and process are there, and will be after a restart of the daemon.
+//!
+//! Check, reserve the name, write down what will be built (one durable write), build, start, write down that it stands (one
+//! durable write). What fails is taken down by the steps of RemovePodSandbox; if those fail too, the pod stays listed as not
+//! ready, so that the kubelet can remove it. The work runs on when the client leaves; its retry gets the result.
+use super::teardown;
+use crate::call::Call;
+use crate::cni::Outcome;
+use crate::core::runtime::{Create, Runtime, Stdio};
+use crate::cri::store::creations::{Begun, Creation};
+use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, name_of, namespaces};
+use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, spec};
+use crate::error::{Context, Error, Result};
+use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
+use crate::sys::netns::{self, NsKind};
+use crossbeam_channel::{Receiver, bounded};
+use log::info;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The kubelet waits 4 minutes; the work may take as long without it.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// RunPodSandbox.
+pub fn run_pod_sandbox(cri: &Cri, call: &Call, req: RunPodSandboxRequest) -> Result<RunPodSandboxResponse> {
+    let config = req.config.into_option().ok_or_else(|| Error::invalid("config is missing: describe the pod to run"))?;
+    spec::check_sandbox(&config)?;
+    let runtime = cri.runtime_for(&req.runtime_handler)?;
+    let name = name_of(&config);
+    let pod_sandbox_id = match cri.sandboxes.names.begin(call, "sandbox", &name)? {
+        Begun::Made(id) => id,
+        Begun::Mine(creation) => {
+            let id = new_id()?;
+            let record = intend(cri, &id, name, config, req.runtime_handler);
+            create(cri, call, creation, Pod { id, record, runtime })?
+        }
+    };
+    Ok(RunPodSandboxResponse { pod_sandbox_id, ..RunPodSandboxResponse::default() })
+}
+
+/// What is being built.
+struct Pod {
+    id: String,
+    record: Record,
+    runtime: Runtime,
+}
+
+fn intend(cri: &Cri, id: &str, name: String, config: PodSandboxConfig, handler: String) -> Record {
+    let (net, _, ipc) = namespaces(&config);
+    let dir = cri.dirs.sandbox(id).join("ns");
+    let own = |mode: NamespaceMode, kind: &str| (mode != NamespaceMode::NODE).then(|| dir.join(kind));
+    let pins = Pins {
+        net: (net != NamespaceMode::NODE).then(|| cri.netns_path(id)),
+        ipc: own(ipc, "ipc"),
+        // A host network comes with the host's name.
+        uts: own(net, "uts"),
+    };
+    let network = if pins.net.is_some() { Network::Pending } else { Network::Host };
+    Record { name, config, handler, created_at: now(), pins, network, snapshot: None, stopped_at: None }
+}
+
+fn create(cri: &Cri, call: &Call, creation: Creation, pod: Pod) -> Result<String> {
+    let begun = Instant::now();
+    let work = call.detached(LIMIT);
+    let mut record = pod.record.clone();
+    match build(cri, &work, &pod, &mut record) {
+        Ok(pid) => {
+            let sandbox = Sandbox { id: pod.id.clone(), record, state: State::Ready { pid }, turns: Arc::default() };
+            let ip = sandbox.ips().first().map_or("none of its own".into(), ToString::to_string);
+            info!("pod {} ({}) ready: pid {pid}, ip {ip}, {} ms", sandbox.record.name, pod.id, begun.elapsed().as_millis());
+            cri.sandboxes.by_id.put(&pod.id, sandbox);
+            creation.done(call, &pod.id);
+            Ok(pod.id)
+        }
+        Err(error) => {
+            let error = give_up(cri, &pod, record, error);
+            creation.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Takes down what was built; what cannot be taken down stays listed.
+fn give_up(cri: &Cri, pod: &Pod, record: Record, error: Error) -> Error {
+    let sandbox = Sandbox { id: pod.id.clone(), record, state: State::NotReady, turns: Arc::default() };
+    match teardown::pod(cri, &Call::background(NAMESPACE).within(Duration::from_secs(60)), &sandbox) {
+        Ok(()) => error,
+        Err(also) => {
+            cri.sandboxes.by_id.put(&pod.id, sandbox);
+            error.and_also(also)
+        }
+    }
+}
+
+fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> {
+    cri.intend_sandbox(&pod.id, &pod.record, &pod.runtime)?;
+    pod_files::write(&cri.dirs.sandbox(&pod.id), &pod.record.config)?;
+    pin(&pod.record)?;
+    let network = attach(cri, call, pod)?;
+    let started = start(cri, call, pod);
+    // The plugins are waited for even when the process failed: what they set up must be known to be taken down.
+    let network = network.map(|n| n.recv().unwrap_or_else(|_| Err(Error::internal("the network set-up ended without a result"))));
+    let pid = started?;
+    if let Some(outcome) = network.transpose()? {
+        record.network = Network::Up { ips: outcome.ips, result: serde_json::Value::Array(outcome.results) };
+    }
+    cri.sandbox_ready(&pod.id, record)?;
+    Ok(pid)
+}
+
+fn pin(record: &Record) -> Result<()> {
+    let pins = &record.pins;
+    let paths: Vec<(NsKind, PathBuf)> = [(NsKind::Net, &pins.net), (NsKind::Ipc, &pins.ipc), (NsKind::Uts, &pins.uts)]
+        .into_iter()
+        .filter_map(|(kind, path)| Some((kind, path.clone()?)))
+        .collect();
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let hostname = Some(record.config.hostname.as_str()).filter(|h| !h.is_empty() && pins.uts.is_some());
+    netns::pin(&paths, hostname).during(|| format!("make the namespaces of pod {}", record.name))
+}
+
+/// Begins CNI ADD beside the rest of the work: nothing in a pod's process depends on it.
+fn attach(cri: &Cri, call: &Call, pod: &Pod) -> Result<Option<Receiver<Result<Outcome>>>> {
+    if pod.record.network == Network::Host {
+        return Ok(None);
+    }
+    let (networks, call, id, record) = (cri.networks.clone(), call.clone(), pod.id.clone(), pod.record.clone());
+    let (tx, rx) = bounded(1);
+    cri.io.run(move || drop(tx.send(networks.attach(&call, &id, &record))));
+    Ok(Some(rx))
+}
+
+fn start(cri: &Cri, call: &Call, pod: &Pod) -> Result<u32> {
+    let spec = cri.sandbox_spec(&pod.id, &pod.record)?;
+    let task = cri.ports.tasks.create(
+        call,
+        Create {
+            id: pod.id.clone(),
+            sandbox_id: None,
+            spec: serde_json::to_vec(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?,
+            rootfs: vec![],
+            stdio: Stdio::default(),
+            runtime: pod.runtime.clone(),
+            pause: true,
+        },
+    )?;
+    task.start(call)
+}

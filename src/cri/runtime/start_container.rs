@@ -1,0 +1,93 @@
+//! StartContainer: runs a created container. A second start is an error, as the kubelet expects; a start that fails leaves the
+//! container exited with reason StartError and the error as its message.
+use crate::call::Call;
+use crate::core::runtime::{Create, Stdio};
+use crate::cri::store::container::{Container, Exited, Life, Reason, State};
+use crate::cri::store::sandbox;
+use crate::cri::{Cri, NAMESPACE, now};
+use crate::error::{Context, Error, Result};
+use crate::proto::cri::{StartContainerRequest, StartContainerResponse};
+use log::info;
+use std::time::{Duration, Instant};
+
+/// A start that has begun runs on without its client.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Exit code of a container that never ran.
+const START_ERROR: i32 = 128;
+
+/// StartContainer.
+pub fn start_container(cri: &Cri, call: &Call, req: StartContainerRequest) -> Result<StartContainerResponse> {
+    let container = cri.containers.by_id.get(&req.container_id)?;
+    let _turn = container.turns.take(call, &format!("container {}", container.id))?;
+    let container = cri.containers.by_id.get(&container.id)?;
+    if container.state != State::Created {
+        return Err(Error::precondition(format!("container \"{}\" was started already", container.id)));
+    }
+    let pod = cri.sandboxes.by_id.get(&container.record.sandbox_id)?;
+    if !matches!(pod.state, sandbox::State::Ready { .. }) {
+        return Err(Error::precondition(format!("sandbox \"{}\" of container \"{}\" is not ready", pod.id, container.id)));
+    }
+    let begun = Instant::now();
+    let call = call.detached(LIMIT);
+    let pid = run(cri, &call, &container, &pod).or_else(|e| Err(not_started(cri, &container, e)))?;
+    running(cri, &container, pid)?;
+    info!("container {} ({}) started: pid {pid}, {} ms", container.id, container.record.name, begun.elapsed().as_millis());
+    Ok(StartContainerResponse::default())
+}
+
+fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) -> Result<u32> {
+    let id = &container.id;
+    let stored = cri.ports.containers.get(NAMESPACE, id)?;
+    let rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
+    let task = cri.ports.tasks.create(
+        call,
+        Create {
+            id: id.clone(),
+            sandbox_id: Some(pod.id.clone()),
+            spec: serde_json::to_vec(&stored.spec).during(|| format!("encode the spec of container {id}"))?,
+            rootfs,
+            stdio: stdio(cri, container)?,
+            runtime: cri.runtime_for(&pod.record.handler)?,
+            pause: false,
+        },
+    )?;
+    task.start(call).inspect_err(|_| {
+        // The task never ran; what the first error says is what counts.
+        let _ = task.delete(&Call::background(NAMESPACE).within(Duration::from_secs(10)));
+    })
+}
+
+/// Output goes to the shim's log writer; input comes from a FIFO that attach will open.
+fn stdio(cri: &Cri, container: &Container) -> Result<Stdio> {
+    let config = &container.record.config;
+    let log = container.record.log_path.as_ref().map(|path| {
+        let max = cri.runtime.max_container_log_line_size;
+        format!("cri-log://{}?max_line={max}", path.display())
+    });
+    let stdin = if config.stdin { cri.stdin_fifo(&container.id)? } else { String::new() };
+    let stdout = log.unwrap_or_default();
+    let stderr = if config.tty { String::new() } else { stdout.clone() };
+    Ok(Stdio { stdin, stdout, stderr, terminal: config.tty })
+}
+
+fn not_started(cri: &Cri, container: &Container, error: Error) -> Error {
+    let at = now();
+    let exited = Exited { started_at: None, finished_at: at, code: START_ERROR, reason: Reason::StartError, message: error.chain() };
+    match super::exit::record(cri, container, exited) {
+        Ok(()) => error,
+        Err(also) => error.and_also(also),
+    }
+}
+
+/// Puts the start on record, then looks whether the process has ended in between.
+fn running(cri: &Cri, container: &Container, pid: u32) -> Result<()> {
+    let at = now();
+    let mut record = container.record.clone();
+    record.life = Life::Started { at };
+    cri.save_container(&container.id, &record)?;
+    cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.with_state(State::Running { pid, started_at: at }) })?;
+    match cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|task| task.exited()) {
+        Some(exit) => super::exit::container(cri, &container.id, &exit),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,56 @@
+//! Status: whether the runtime and its network can start pods, and what each runtime handler can do.
+use crate::call::Call;
+use crate::cri::{Cri, json};
+use crate::error::Result;
+use crate::proto::cri::{
+    RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest, StatusResponse,
+};
+use protobuf::MessageField;
+use std::collections::HashMap;
+
+/// Status.
+pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse> {
+    let network = match cri.networks.ready() {
+        Ok(()) => condition("NetworkReady", None),
+        Err(why) => condition("NetworkReady", Some(("NetworkPluginNotReady", format!("Network plugin returns error: {why}")))),
+    };
+    let conditions = vec![condition("RuntimeReady", None), network];
+    let mut handlers: Vec<&str> = cri.runtime.containerd.runtimes.keys().map(String::as_str).collect();
+    handlers.push("");
+    handlers.sort_unstable();
+    Ok(StatusResponse {
+        status: MessageField::some(RuntimeStatus { conditions, ..RuntimeStatus::default() }),
+        runtime_handlers: handlers.into_iter().map(handler).collect(),
+        features: MessageField::some(RuntimeFeatures { supplemental_groups_policy: true, ..RuntimeFeatures::default() }),
+        info: if req.verbose { verbose(cri) } else { HashMap::new() },
+        ..StatusResponse::default()
+    })
+}
+
+fn condition(name: &str, fault: Option<(&str, String)>) -> RuntimeCondition {
+    let status = fault.is_none();
+    let (reason, message) = fault.map(|(r, m)| (r.to_string(), m)).unwrap_or_default();
+    RuntimeCondition { type_: name.into(), status, reason, message, ..RuntimeCondition::default() }
+}
+
+fn handler(name: &str) -> RuntimeHandler {
+    RuntimeHandler { name: name.into(), features: MessageField::some(RuntimeHandlerFeatures::default()), ..RuntimeHandler::default() }
+}
+
+fn verbose(cri: &Cri) -> HashMap<String, String> {
+    let config = serde_json::json!({
+        "defaultRuntimeName": cri.runtime.containerd.default_runtime_name,
+        "ociRuntime": cri.oci_runtime,
+        "runtimes": cri.runtime.containerd.runtimes.keys().collect::<Vec<_>>(),
+        "rootDir": cri.dirs.root,
+        "stateDir": cri.dirs.state,
+        "snapshotter": cri.images_config.snapshotter,
+        "threads": cri.threads.names(),
+    });
+    let last = cri.networks.ready().err().unwrap_or_else(|| "OK".into());
+    HashMap::from([
+        ("config".to_string(), json(&config)),
+        ("lastCNILoadStatus".to_string(), last.clone()),
+        ("lastCNILoadStatus.default".to_string(), last),
+    ])
+}

@@ -1,0 +1,86 @@
+//! One pull from its reference to its image record. The order: documents, layers side by side, one sync, snapshots in order,
+//! the image record. Until that record nothing of it is visible; a lease keeps the collector away meanwhile.
+use super::{Request, Shared, documents, layers};
+use crate::core::image::Image;
+use crate::core::lease::{EXPIRE, PULL, Resource};
+use crate::core::metadata::time;
+use crate::core::snapshot::Snapshotter;
+use crate::error::{Context, Result};
+use crate::remote::Session;
+use log::{info, warn};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A dead pull's lease ends by itself after this, even if no daemon comes up to end it.
+const LEASE_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What the steps of a pull share.
+pub struct Flight {
+    /// The puller's parts.
+    pub shared: Arc<Shared>,
+    /// What is pulled.
+    pub request: Request,
+    /// The registry.
+    pub session: Arc<Session>,
+    /// Where layers go.
+    pub snapshotter: Arc<dyn Snapshotter>,
+    /// ID of the lease.
+    pub lease: String,
+}
+
+impl Flight {
+    /// The namespace.
+    pub fn ns(&self) -> &str {
+        &self.request.namespace
+    }
+    /// Keeps things from the collector until the flight ends.
+    pub fn keep(&self, resources: impl IntoIterator<Item = Resource>) -> Result<()> {
+        self.shared.parts.leases.add_all(self.ns(), &self.lease, resources)
+    }
+}
+
+/// Pulls; cleans up behind itself if that fails.
+pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapshotter: Arc<dyn Snapshotter>) -> Result<Image> {
+    let begun = Instant::now();
+    let lease = lease_id();
+    let labels = BTreeMap::from([
+        (EXPIRE.to_string(), time::format(SystemTime::now() + LEASE_LIFE)),
+        (PULL.to_string(), shared.parts.instance.clone()),
+    ]);
+    let name = session.reference().to_string();
+    shared.parts.leases.create(&request.namespace, &lease, labels).during(|| format!("pull {name}"))?;
+    let flight = Arc::new(Flight { shared, request, session, snapshotter, lease });
+    let result = steps(&flight).during(|| format!("pull image \"{name}\""));
+    let parts = &flight.shared.parts;
+    if let Err(e) = parts.leases.delete(flight.ns(), &flight.lease) {
+        warn!("pull of {name}: lease {} stays until it expires: {}", flight.lease, e.chain());
+    }
+    match &result {
+        Ok(image) => info!("image {name}: pulled, {}, {} ms", image.target.digest, begun.elapsed().as_millis()),
+        Err(e) => {
+            info!("image {name}: not pulled after {} ms: {}", begun.elapsed().as_millis(), e.chain());
+            if let Some(collector) = &parts.collector {
+                collector.schedule();
+            }
+        }
+    }
+    result
+}
+
+fn steps(flight: &Arc<Flight>) -> Result<Image> {
+    let found = flight.session.resolve()?;
+    let image = documents::fetch(flight, found)?;
+    layers::fetch_and_unpack(flight, &image)?;
+    flight.session.check()?;
+    let record = Image::new(flight.session.reference().to_string(), image.target, flight.request.labels.clone());
+    flight.shared.parts.images.upsert(flight.ns(), record)
+}
+
+/// Unique on this machine: the time in nanoseconds and a counter.
+fn lease_id() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("pull-{now:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,80 @@
+//! One layer's stream becomes an active snapshot, is checked against its diff ID, and is published under its chain ID.
+use super::flight::Flight;
+use super::layers::Work;
+use crate::core::content::Digest;
+use crate::core::diff::{self, Apply, Compression, Limits, Whiteouts};
+use crate::core::snapshot::scoped;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::sync_file_system;
+use crate::thread::lock;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A layer in an active snapshot.
+pub struct Unpacked {
+    key: String,
+    implied: Vec<PathBuf>,
+}
+
+/// Unpacks a packed stream into a new active snapshot, on `below` where the snapshotter cannot put it there later.
+pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read + Send) -> Result<Unpacked> {
+    let flight = &work.flight;
+    let layer = &work.layers[index];
+    let key = work.keys[index].clone();
+    flight.snapshotter.prepare(&key, below, &BTreeMap::new())?;
+    lock(&work.active).push(key.clone());
+    let root = flight.snapshotter.upper_dir(&key)?;
+    let stream = diff::decompress(Compression::of_media_type(&layer.desc.media_type)?, packed)?;
+    // Only the snapshotter that stacks layers needs marks, and its lowest layer hides nothing.
+    let lowest = work.below_count == 0 && index == 0;
+    let whiteouts = if flight.snapshotter.rebases() && !lowest { Whiteouts::Overlay } else { Whiteouts::Remove };
+    let how = Apply {
+        whiteouts,
+        userxattr: flight.snapshotter.userxattr(),
+        cancel: &|| flight.session.check().is_err(),
+        limits: Limits::default(),
+    };
+    let applied = diff::apply(stream, &root, &how).during(|| format!("unpack layer {}", layer.desc.digest))?;
+    if applied.diff_id != layer.diff_id {
+        let text = format!("layer {}: its content has diff ID {}, the image's config says {}", layer.desc.digest, applied.diff_id, layer.diff_id);
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
+    Ok(Unpacked { key, implied: applied.implied })
+}
+
+/// Makes an unpacked layer the snapshot of its chain ID; one that is there already is as good.
+pub fn publish(work: &Work, chain: &Digest, below: Option<&str>, layer: &Unpacked, alone: bool) -> Result<String> {
+    let snapshotter = &work.flight.snapshotter;
+    let name = scoped(work.flight.ns(), chain.as_str());
+    let labels = BTreeMap::from([("containerd.io/snapshot.ref".to_string(), chain.to_string())]);
+    if alone {
+        sync(&work.flight)?;
+    }
+    let done = if snapshotter.rebases() {
+        snapshotter.inherit(&layer.key, below, &layer.implied).and_then(|()| snapshotter.commit_onto(&name, &layer.key, below, &labels))
+    } else {
+        snapshotter.commit(&name, &layer.key, &labels)
+    };
+    match done {
+        Ok(()) => lock(&work.active).retain(|key| *key != layer.key),
+        // Another pull with the same layers was faster; ours is removed with what else is left.
+        Err(e) if e.kind() == Kind::AlreadyExists => {}
+        Err(e) => return Err(e).during(|| format!("publish layer {chain}")),
+    }
+    Ok(name)
+}
+
+/// Writes all that was unpacked to the disk.
+pub fn sync(flight: &Flight) -> Result<()> {
+    let root = flight.snapshotter.root();
+    sync_file_system(root).during(|| format!("write the layers below {} to the disk", root.display()))
+}
+
+/// A key for the active snapshot of a layer, named as containerd does, so that tools know what it is.
+pub fn active_key(diff_id: &Digest) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("extract-{now}-{} {diff_id}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
