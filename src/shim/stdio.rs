@@ -4,7 +4,7 @@ use super::log::{Format, Log, Stream};
 use super::reaper::Reaper;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fifo::{self, End};
-use crate::sys::inherit;
+use crate::sys::{inherit, signal};
 use percent_encoding::percent_decode_str;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
@@ -151,11 +151,11 @@ impl Stdio {
     fn open_binary(&self, owner: &Owner<'_>, reaper: &Reaper, program: (&Path, &[String]), mut opened: Opened) -> Result<Opened> {
         let (out_reader, out_writer) = owner.pipe()?;
         let (err_reader, err_writer) = owner.pipe()?;
-        let (ready, signal) = fifo::pipe().during(|| "make a pipe")?;
+        let (ready, told) = fifo::pipe().during(|| "make a pipe")?;
         let mut command = Command::new(program.0);
         command.args(program.1).env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
         command.stdin(ChildStdio::null()).stdout(ChildStdio::null()).stderr(ChildStdio::null());
-        inherit::from_three(&mut command, vec![out_reader, err_reader, signal]);
+        inherit::from_three(signal::unblocked(&mut command), vec![out_reader, err_reader, told]);
         let (mut child, _) = reaper.run(&mut command).during(|| format!("start logging program {}", program.0.display()))?;
         // The command holds our copies of the program's ends.
         drop(command);
