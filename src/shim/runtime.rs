@@ -3,7 +3,7 @@ use super::reaper::Reaper;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::runc_options::Options;
 use crate::sys::cgroup::Mode;
-use crate::sys::hybrid;
+use crate::sys::{hybrid, signal};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Read;
@@ -150,6 +150,7 @@ impl Runtime {
         if crun && Mode::host() == Mode::Hybrid {
             hybrid::without_unified(&mut command);
         }
+        signal::unblocked(&mut command);
         command
     }
 }

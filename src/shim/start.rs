@@ -6,6 +6,7 @@ use super::spec::Spec;
 use crate::error::{Context, Error, Result};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fifo::{self, End};
+use crate::sys::signal;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -99,7 +100,7 @@ fn spawn(args: &Args, bootstrap: &Bootstrap, bundle: &Path, socket: &Path, liste
     let errors = fifo::open(&bundle.join("log"), End::Kept).map_or_else(|_| Stdio::null(), Stdio::from);
     command.current_dir(bundle).env("TTRPC_ADDRESS", &bootstrap.ttrpc_address);
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(errors);
-    let mut child = command.spawn().during(|| "start the shim's server")?;
+    let mut child = signal::unblocked(&mut command).spawn().during(|| "start the shim's server")?;
     let placed = place(child.id() as i32, bootstrap);
     if placed.is_err() {
         let _ = child.kill();

@@ -2,10 +2,11 @@
 use super::flow::Flow;
 use super::log::{Format, Log, Stream};
 use super::reaper::Reaper;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fifo::{self, End};
-use crate::sys::inherit;
+use crate::sys::{inherit, signal};
 use percent_encoding::percent_decode_str;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as ChildStdio};
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 /// Where lines are cut unless the URI says otherwise, as the kubelet's readers expect.
 const MAX_LINE: usize = 16 << 10;
+/// How long a logging program may take to be ready.
+const READY: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// What the client gave.
 #[derive(Clone, Default, Debug)]
@@ -148,15 +151,20 @@ impl Stdio {
     fn open_binary(&self, owner: &Owner<'_>, reaper: &Reaper, program: (&Path, &[String]), mut opened: Opened) -> Result<Opened> {
         let (out_reader, out_writer) = owner.pipe()?;
         let (err_reader, err_writer) = owner.pipe()?;
-        let (ready, signal) = fifo::pipe().during(|| "make a pipe")?;
+        let (ready, told) = fifo::pipe().during(|| "make a pipe")?;
         let mut command = Command::new(program.0);
         command.args(program.1).env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
         command.stdin(ChildStdio::null()).stdout(ChildStdio::null()).stderr(ChildStdio::null());
-        inherit::from_three(&mut command, vec![out_reader, err_reader, signal]);
-        reaper.run(&mut command).during(|| format!("start logging program {}", program.0.display()))?;
+        inherit::from_three(signal::unblocked(&mut command), vec![out_reader, err_reader, told]);
+        let (mut child, _) = reaper.run(&mut command).during(|| format!("start logging program {}", program.0.display()))?;
         // The command holds our copies of the program's ends.
         drop(command);
-        rustix::io::read(&ready, &mut [0u8; 1]).during(|| format!("wait for logging program {}", program.0.display()))?;
+        let mut fds = [PollFd::new(&ready, PollFlags::IN)];
+        if !matches!(poll(&mut fds, Some(&READY)), Ok(n) if n > 0) {
+            let _ = child.kill();
+            let what = format!("logging program {}: does not say that it is ready, by closing descriptor 5", program.0.display());
+            return Err(Error::new(Kind::DeadlineExceeded, what));
+        }
         if self.terminal {
             fifo::set_nonblocking(&out_writer).during(|| "make a pipe non-blocking")?;
             opened.sink = Some(out_writer);

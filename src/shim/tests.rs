@@ -302,6 +302,11 @@ fn fast_exits_are_told_after_their_start() {
             rig.delete(&id, "").unwrap();
             rig.topics("/tasks/delete");
         }
+        let mut q = t::StateRequest::new();
+        q.id = "c".into();
+        let pid = rig.task::<_, t::StateResponse>("State", &q).unwrap().pid;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("SigBlk:\t0000000000000000\n"), "the container's process inherits no blocked signal: {status}");
         rig.kill("c", 9).unwrap();
         assert_eq!(rig.wait("c", ""), 137);
         rig.delete("c", "").unwrap();

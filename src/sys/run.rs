@@ -35,6 +35,7 @@ pub enum End {
 
 /// Runs the program until it ends or `limit` has passed; of each stream at most `bound` bytes are kept.
 pub fn run(command: &mut Command, input: &[u8], limit: Duration, bound: usize) -> io::Result<Output> {
+    super::signal::unblocked(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     // SAFETY: between fork and exec only one async-signal-safe system call without pointers is made. CLOEXEC rather than a
     // plain close, since std reports a failed exec over a descriptor of its own.

@@ -2,6 +2,8 @@
 use rustix::io::{Errno, retry_on_intr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Blocks `signals` in this thread, and so in every thread that it starts later, and gives a descriptor that they are read from.
 pub fn watch(signals: &[i32]) -> io::Result<OwnedFd> {
@@ -26,6 +28,21 @@ pub fn watch(signals: &[i32]) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made `fd` for us; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The child blocks no signal: it would inherit this thread's mask, and a program with SIGTERM blocked cannot be told to end.
+pub fn unblocked(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec; both calls are async-signal-safe and only touch its own `set`.
+    unsafe {
+        command.pre_exec(|| {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&mut set);
+            match libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
+    }
 }
 
 /// The signals that came since the last call.
@@ -75,5 +92,8 @@ mod tests {
         unsafe { libc::raise(libc::SIGUSR2) };
         assert_eq!(pending(&fd), [libc::SIGUSR2]);
         assert_eq!(kill(0, 0), Err(Errno::SRCH));
+        let blocked =
+            |command: &mut Command| String::from_utf8(command.args(["SigBlk", "/proc/self/status"]).output().unwrap().stdout).unwrap();
+        assert!(blocked(unblocked(&mut Command::new("grep"))).contains("0000000000000000"));
     }
 }

@@ -21,6 +21,8 @@ pub struct Output {
 
 /// Marks every descriptor above the standard three close-on-exec in the child, also those that a C library opened without it.
 pub fn seal(command: &mut Command) -> &mut Command {
+    // The daemon reads its signals from a descriptor and so blocks them; no child shall.
+    super::signal::unblocked(command);
     // SAFETY: the closure runs between fork and exec and makes one async-signal-safe system call without any memory access.
     unsafe {
         command.pre_exec(|| {
