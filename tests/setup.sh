@@ -25,7 +25,7 @@ if [ "${version:-0}" -lt 90 ]; then
     exit 1
 fi
 if [ "${1:-}" = --tests ]; then
-    peer=${CARGO_TARGET_DIR:-target}/peer
+    peer=${CARGO_TARGET_DIR:-target}/debian-containerd
     if [ ! -x "$peer/usr/bin/containerd" ]; then
         mkdir -p "$peer"
         (cd "$peer" && { [ -n "$(apt-cache policy containerd 2>/dev/null | grep Candidate)" ] || apt-get update -qq; } && apt-get download -qq containerd && dpkg -x containerd_*.deb . && rm containerd_*.deb)
