@@ -257,7 +257,9 @@ mod tests {
         let (hold, held) = bounded::<()>(0);
         for _ in 0..7 {
             let held = held.clone();
-            pool.run(move || drop(held.recv()));
+            pool.run(move || {
+                let _ = held.recv();
+            });
         }
         pool.run(|| panic!("for the test"));
         let (tx, rx) = bounded(1);

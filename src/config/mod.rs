@@ -186,6 +186,14 @@ fn overlay(keys: &mut Keys, overrides: &Overrides) {
     }
 }
 
+#[cfg(test)]
+impl Default for Config {
+    /// The defaults alone, for tests of those who take a config.
+    fn default() -> Config {
+        Config::from_keys(default_keys().unwrap()).unwrap()
+    }
+}
+
 impl Config {
     fn from_keys(keys: Keys) -> Result<Config> {
         let mut top = keys.clone();

@@ -140,6 +140,11 @@ fn text(status: &Status) -> &str {
 mod tests {
     use super::*;
 
+    fn config(set: impl FnOnce(&mut Config)) -> Arc<Config> {
+        let mut config = Config::default();
+        set(&mut config);
+        Arc::new(config)
+    }
     fn nothing(_: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
@@ -174,12 +179,12 @@ mod tests {
 
     #[test]
     fn a_failed_required_plugin_is_an_error_and_a_disabled_one_is_skipped() {
-        let required = Config { required_plugins: vec![BROKEN.uri()], ..Config::default() };
-        assert!(load(&[&BROKEN], &Arc::new(required)).err().unwrap().chain().contains("no disk"));
-        let disabled = Config { disabled_plugins: vec![METADATA.uri()], ..Config::default() };
-        let loaded = load(&[&METADATA], &Arc::new(disabled)).unwrap();
+        let required = config(|c| c.required_plugins = vec![BROKEN.uri()]);
+        assert!(load(&[&BROKEN], &required).err().unwrap().chain().contains("no disk"));
+        let disabled = config(|c| c.disabled_plugins = vec![METADATA.uri()]);
+        let loaded = load(&[&METADATA], &disabled).unwrap();
         assert_eq!(loaded.plugins[0].1, Status::Skipped("in disabled_plugins".into()));
-        let unknown = Config { required_plugins: vec!["io.x.y".into()], ..Config::default() };
-        assert!(load(&[&METADATA], &Arc::new(unknown)).is_err());
+        let unknown = config(|c| c.required_plugins = vec!["io.x.y".into()]);
+        assert!(load(&[&METADATA], &unknown).is_err());
     }
 }

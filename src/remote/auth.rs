@@ -275,7 +275,10 @@ mod tests {
             scope: scope.into(),
         };
         for (header, want) in [
-            (r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull,push""#, vec![bearer("https://a/t", "s", "repository:x:pull,push")]),
+            (
+                r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull,push""#,
+                vec![bearer("https://a/t", "s", "repository:x:pull,push")],
+            ),
             (r#"Basic realm="a, b""#, vec![Challenge::Basic]),
             ("Basic", vec![Challenge::Basic]),
             (r#"Bearer realm=https://a/t, Basic realm="x""#, vec![bearer("https://a/t", "", ""), Challenge::Basic]),
@@ -300,7 +303,8 @@ mod tests {
 
     #[test]
     fn a_server_address_binds_the_credentials_to_its_host() {
-        let at = |server| Login::from_fields(AuthFields { username: "u", password: "p", server_address: server, ..Default::default() }).unwrap();
+        let at =
+            |server| Login::from_fields(AuthFields { username: "u", password: "p", server_address: server, ..Default::default() }).unwrap();
         assert_eq!(*at("https://r.io:5000/v2/").for_host("evil.io"), Credentials::Anonymous);
         assert_ne!(*at("https://r.io:5000/v2/").for_host("r.io:5000"), Credentials::Anonymous);
         assert_eq!(*at("r.io").for_host("r.io:5000"), Credentials::Anonymous);

@@ -41,6 +41,8 @@ pub struct Blob {
     wanted: Wanted,
     offset: u64,
     body: Option<ureq::BodyReader<'static>>,
+    /// The host that the body comes from.
+    from: String,
     /// Bytes to drop: the host does not know Range and began anew.
     skip: u64,
     /// Whether the header said how much comes, so that nothing can come after it.
@@ -51,7 +53,7 @@ pub struct Blob {
 impl Blob {
     /// Nothing is asked before the first read.
     pub fn new(session: &Arc<Session>, wanted: Wanted, offset: u64) -> Blob {
-        Blob { session: session.clone(), wanted, offset, body: None, skip: 0, framed: false, breaks: 0 }
+        Blob { session: session.clone(), wanted, offset, body: None, from: String::new(), skip: 0, framed: false, breaks: 0 }
     }
 
     fn open(&mut self) -> Result<ureq::BodyReader<'static>> {
@@ -78,6 +80,7 @@ impl Blob {
         };
         self.skip = skip;
         self.framed = answer.length().is_some();
+        self.from = answer.host;
         Ok(answer.body)
     }
 
@@ -101,7 +104,8 @@ impl Blob {
 
     /// Checks where the answer begins and how long it is; gives what has to be skipped.
     fn accept(&self, answer: &Answer) -> Result<u64, Fault> {
-        let bad = |why: String| Fault::new(Cure::OtherHost, self.wrong(&why));
+        let bad =
+            |why: String| Fault::new(Cure::OtherHost, Error::new(Kind::Unknown, format!("{}: {}: {why}", answer.host, self.wanted.digest)));
         let skip = match answer.status.as_u16() {
             206 => {
                 let begins = answer.header("content-range").strip_prefix("bytes ").and_then(|r| r.split('-').next());
@@ -120,7 +124,8 @@ impl Blob {
     }
 
     fn wrong(&self, why: &str) -> Error {
-        Error::new(Kind::Unknown, format!("{}: {}: {why}", self.session.reference(), self.wanted.digest))
+        let from = if self.from.is_empty() { String::new() } else { format!("{}: ", self.from) };
+        Error::new(Kind::Unknown, format!("{from}{}: {why}", self.wanted.digest))
     }
 
     /// One step: bytes into `into`, or `None` when the stream broke and has to be opened again.
@@ -145,7 +150,7 @@ impl Blob {
                 Ok(Some(n))
             }
             Err(e) => {
-                let fault = Fault::of_body(&self.session.reference().host, e);
+                let fault = Fault::of_body(&self.from, e);
                 if fault.cure == Cure::Nothing { Err(fault.error) } else { self.broke(fault.error) }
             }
         }

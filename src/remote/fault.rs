@@ -148,8 +148,14 @@ mod tests {
     fn reasons_are_found_and_hold_no_secrets() {
         let json = br#"{"errors":[{"code":"DENIED","message":"no token s3cret at https://x/y?sig=abc now\n"}]}"#;
         assert_eq!(reason("application/json", json, &["s3cret"]), "DENIED: no token *** at https://x/y now ");
-        assert!(reason("", b"  <!DOCTYPE html><TITLE>Login</TITLE>", &[]).contains("HTML page came instead of a registry's answer (title \"Login\")"));
-        assert_eq!(reason("text/plain", b"Client sent an HTTP request to an HTTPS server.\n", &[]), "Client sent an HTTP request to an HTTPS server.");
+        assert!(
+            reason("", b"  <!DOCTYPE html><TITLE>Login</TITLE>", &[])
+                .contains("HTML page came instead of a registry's answer (title \"Login\")")
+        );
+        assert_eq!(
+            reason("text/plain", b"Client sent an HTTP request to an HTTPS server.\n", &[]),
+            "Client sent an HTTP request to an HTTPS server."
+        );
         assert_eq!(reason("", b"", &[]), "");
     }
 }

@@ -105,7 +105,7 @@ impl Hosts {
     pub fn of(&self, registry: &str) -> Result<Vec<Host>> {
         let mut hosts = match self.directory(registry) {
             Some(dir) => load_dir(&dir, registry)?,
-            None => self.from_tables(registry)?,
+            None => self.by_tables(registry)?,
         };
         for host in &mut hosts {
             host.headers.extend(self.headers.iter().cloned());
@@ -122,7 +122,7 @@ impl Hosts {
         self.dirs.iter().flat_map(|dir| names.iter().map(move |n| dir.join(n))).find(|p| p.is_dir())
     }
 
-    fn from_tables(&self, registry: &str) -> Result<Vec<Host>> {
+    fn by_tables(&self, registry: &str) -> Result<Vec<Host>> {
         let mut hosts = vec![];
         for url in self.mirrors.get(registry).or_else(|| self.mirrors.get("*")).into_iter().flatten() {
             let mut host = hosts_toml::host_of_url(url, false)?;

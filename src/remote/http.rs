@@ -33,6 +33,8 @@ pub struct Ask {
 
 /// What came.
 pub struct Answer {
+    /// Name and port of the host that sent it.
+    pub host: String,
     /// Status.
     pub status: StatusCode,
     /// Headers.
@@ -134,7 +136,7 @@ pub fn send(ask: &Ask, agent_for: &dyn Fn(&Uri, bool) -> Result<Agent>) -> Resul
         let location = parts.headers.get("location").and_then(|v| v.to_str().ok());
         let (true, Some(location)) = (matches!(parts.status.as_u16(), 301 | 302 | 303 | 307 | 308), location) else {
             let body = body.into_with_config().limit(u64::MAX).reader();
-            return Ok(Answer { status: parts.status, headers: parts.headers, body, own });
+            return Ok(Answer { host, status: parts.status, headers: parts.headers, body, own });
         };
         if ask.form.is_some() {
             return Err(broken(&host, "the token server redirects a request that holds credentials; refused"));

@@ -18,6 +18,8 @@ mod stub;
 #[cfg(test)]
 mod tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 
 pub use reference::Reference;
 pub use session::{Client, Config, Need, Retry, Session};

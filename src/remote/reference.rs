@@ -138,9 +138,8 @@ fn is_host(host: &str) -> bool {
             None => (host, None),
         },
     };
-    let label = |l: &str| {
-        !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let label =
+        |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     name.split('.').all(label) && port.is_none_or(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok())
 }
 
@@ -189,8 +188,29 @@ mod tests {
     fn what_the_grammar_forbids_is_refused() {
         let long = "a".repeat(300);
         for bad in [
-            "", ":", "@", "a:", "a@", "A/B:", "docker.io/", "a//b", "a/../b", "a/-b", "a___b", "a..b", "a:-x", "a b", "http://x/y",
-            "a@sha256:../../x", "a@md5:abc", "host:99999/a", "[::g]/a", "x.y/UPPER", "a\nb", &long, HEX,
+            "",
+            ":",
+            "@",
+            "a:",
+            "a@",
+            "A/B:",
+            "docker.io/",
+            "a//b",
+            "a/../b",
+            "a/-b",
+            "a___b",
+            "a..b",
+            "a:-x",
+            "a b",
+            "http://x/y",
+            "a@sha256:../../x",
+            "a@md5:abc",
+            "host:99999/a",
+            "[::g]/a",
+            "x.y/UPPER",
+            "a\nb",
+            &long,
+            HEX,
         ] {
             assert!(Reference::parse(bad).is_err(), "{bad:?} was accepted");
         }

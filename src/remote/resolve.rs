@@ -38,7 +38,7 @@ impl Session {
             let get = |method| Get { method, object: &path, headers: vec![("accept", ACCEPT.to_string())] };
             match self.get(host, &get(Method::HEAD)) {
                 Ok(answer) => {
-                    if let Some(found) = self.from_headers(&answer)? {
+                    if let Some(found) = self.by_headers(&answer)? {
                         return Ok(found);
                     }
                 }
@@ -46,11 +46,11 @@ impl Session {
                 Err(fault) if fault.cure != Cure::OtherHost => return Err(fault),
                 Err(_) => {}
             }
-            self.from_body(self.get(host, &get(Method::GET))?)
+            self.by_body(self.get(host, &get(Method::GET))?)
         })
     }
 
-    fn from_headers(&self, answer: &Answer) -> Result<Option<Found>, Fault> {
+    fn by_headers(&self, answer: &Answer) -> Result<Option<Found>, Fault> {
         let digest = answer.header("docker-content-digest");
         let (Some(size), false) = (answer.length().filter(|s| *s > 0), digest.is_empty()) else { return Ok(None) };
         let digest = Digest::parse(digest).map_err(|_| self.bad("sends a malformed Docker-Content-Digest"))?;
@@ -67,7 +67,7 @@ impl Session {
         Ok(Some(Found { media_type, digest, size, bytes: None }))
     }
 
-    fn from_body(&self, answer: Answer) -> Result<Found, Fault> {
+    fn by_body(&self, answer: Answer) -> Result<Found, Fault> {
         let media_type = media_type(&answer);
         let mut bytes = vec![];
         let told = answer.length();
@@ -105,7 +105,7 @@ impl Session {
     }
 
     fn bad(&self, why: &str) -> Fault {
-        Fault::new(Cure::OtherHost, Error::new(Kind::Unknown, format!("{}: {why}", self.reference())))
+        Fault::new(Cure::OtherHost, Error::new(Kind::Unknown, why.to_string()))
     }
 }
 

@@ -161,7 +161,10 @@ impl Session {
         let mut left: Vec<usize> = (0..self.hosts.len()).filter(|i| able(&self.hosts[*i])).collect();
         if left.is_empty() {
             let host = &self.reference.host;
-            return Err(Error::precondition(format!("{}: no host with the capability \"{need:?}\" is configured for {host}", self.reference)));
+            return Err(Error::precondition(format!(
+                "{}: no host with the capability \"{need:?}\" is configured for {host}",
+                self.reference
+            )));
         }
         let down = lock(&self.state).down.clone();
         left.sort_by_key(|i| down.contains(i));
@@ -207,7 +210,11 @@ impl Session {
     fn verdict(&self, faults: HashMap<usize, Fault>) -> Error {
         let mut faults: Vec<(usize, Fault)> = faults.into_iter().collect();
         faults.sort_by_key(|(host, _)| *host);
-        let texts: Vec<String> = faults.iter().map(|(_, f)| f.error.chain()).collect();
+        let named = |host: usize, text: String| match &self.hosts[host].authority {
+            name if text.starts_with(name.as_str()) => text,
+            name => format!("{name}: {text}"),
+        };
+        let texts: Vec<String> = faults.iter().map(|(host, f)| named(*host, f.error.chain())).collect();
         let text = format!("{}: {}", self.reference, texts.join("; "));
         if faults.iter().all(|(_, f)| f.cure == Cure::Reach) {
             // The kubelet looks for this word at the beginning of an error of kind Unknown.
@@ -322,7 +329,9 @@ impl Session {
             }
         }
         match credentials {
-            Credentials::Basic { user, password } if !fresh && challenges.contains(&Challenge::Basic) => Ok(Some(auth::basic(&user, &password))),
+            Credentials::Basic { user, password } if !fresh && challenges.contains(&Challenge::Basic) => {
+                Ok(Some(auth::basic(&user, &password)))
+            }
             _ => Ok(None),
         }
     }

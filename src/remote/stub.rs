@@ -191,7 +191,9 @@ impl Shelf {
         let Some(bytes) = self.blobs.get(last) else { return missing() };
         let from = seen.header("range").strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse::<usize>().ok());
         match from {
-            Some(from) => Reply::new(206, &bytes[from..]).with("content-range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len())),
+            Some(from) => {
+                Reply::new(206, &bytes[from..]).with("content-range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()))
+            }
             None => Reply::new(200, bytes.clone()),
         }
     }

@@ -198,7 +198,9 @@ fn tokens_are_fetched_once_a_scope_and_kept() {
     let realm = format!("http://{}/token", auth.host());
     let stub = Stub::start(move |s| match s.header("authorization") {
         "Bearer tok1" | "Bearer tok2" | "Bearer direct" => shelf.answer(s),
-        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\",service=\"s v\",scope=\"repository:app:pull\"")),
+        _ => {
+            Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\",service=\"s v\",scope=\"repository:app:pull\""))
+        }
     });
     let client = Client::new(config());
     let reference = Reference::parse(&format!("{}/app:v1", stub.host())).unwrap();

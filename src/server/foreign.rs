@@ -27,7 +27,8 @@ mod tests {
     #[test]
     fn a_root_of_containerd_is_left_alone() {
         let scratch = crate::sys::fs::Scratch::new("foreign");
-        let mut config = Config { root: scratch.path.clone(), state: "/run/x".into(), ..Config::default() };
+        let mut config = Config::default();
+        (config.root, config.state) = (scratch.path.clone(), "/run/x".into());
         keep_apart(&mut config);
         assert_eq!(config.root, scratch.path);
         std::fs::create_dir_all(scratch.path.join("io.containerd.metadata.v1.bolt")).unwrap();

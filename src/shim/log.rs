@@ -4,6 +4,7 @@
 //! Any bytes are kept. A full disk costs whole lines, which are counted, and nothing else.
 use super::clock::Stamp;
 use crate::error::{Context, Result};
+use memchr::memchr;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -119,7 +120,7 @@ impl Log {
     fn split(&mut self, stream: Stream, mut data: &[u8], limit: usize) {
         let mut pending = std::mem::take(&mut self.pending[stream as usize]);
         while !data.is_empty() {
-            let newline = memchr(data);
+            let newline = memchr(b'\n', data);
             let (mut line, rest) = data.split_at(newline.unwrap_or(data.len()));
             data = rest.get(1..).unwrap_or_default();
             if pending.cr {
@@ -217,10 +218,6 @@ fn open(path: &Path, format: Format) -> io::Result<File> {
     // A link in place of the file could lead anywhere on the host.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(File::from(rustix::fs::open(path, flags, mode)?))
-}
-
-fn memchr(data: &[u8]) -> Option<usize> {
-    data.iter().position(|b| *b == b'\n')
 }
 
 #[cfg(test)]

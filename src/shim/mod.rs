@@ -34,6 +34,8 @@ mod start;
 mod stdio;
 mod streams;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use args::Action;
 use std::process::ExitCode;

@@ -183,9 +183,9 @@ fn logged(path: &Path) -> Option<String> {
         msg: String,
     }
     let text = fs::read_to_string(path).ok()?;
-    let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
+    let mut lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
     // crun writes its errors with level "error", runc its last one with "error" or "fatal".
-    lines.filter(|l| matches!(&*l.level, "error" | "fatal")).next_back().map(|l| l.msg)
+    lines.rfind(|l| matches!(&*l.level, "error" | "fatal")).map(|l| l.msg)
 }
 
 /// The kind by the words that both runtimes use.

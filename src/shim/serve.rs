@@ -9,16 +9,18 @@ use crate::rpc::ttrpc::Server;
 use crate::sys::{memory, pidfd, signal};
 use crate::thread::Threads;
 use log::{info, warn};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the last events may take to reach the daemon.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long the end may take in all.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Serves until the last container is gone and the daemon says so. The listening socket is standard input.
 pub fn serve(args: &Args) -> Result<()> {
@@ -45,23 +47,46 @@ pub fn serve(args: &Args) -> Result<()> {
     threads.spawn("ttrpc", move |stop| server.serve(stop))?;
     info!("serving namespace {}", args.namespace);
 
-    watch(&shim, &signals, &end);
+    watch(&shim, &signals, &end, None);
 
     if let Some(socket) = &args.socket {
         let _ = std::fs::remove_file(socket);
     }
-    shim.events.settle(SETTLE);
-    shim.pool.close();
+    // Whoever still runs an OCI runtime waits for its exit, which only this thread reaps.
+    let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).during(|| "create an eventfd")?);
+    let (last, told) = (shim.clone(), done.clone());
+    threads.spawn("ending", move |_| {
+        last.events.settle(SETTLE);
+        last.pool.close();
+        let _ = rustix::io::write(&*told, &1u64.to_ne_bytes());
+    })?;
+    if watch(&shim, &signals, &done, Some(ENDING)) == Watched::TooLong {
+        warn!("ending with work under way");
+        std::process::exit(1);
+    }
     threads.shutdown();
     Ok(())
 }
 
+/// Why the main loop ended.
+#[derive(PartialEq, Eq)]
+enum Watched {
+    Told,
+    TooLong,
+}
+
 /// The main loop.
-fn watch(shim: &Shim, signals: &OwnedFd, end: &OwnedFd) {
+fn watch(shim: &Shim, signals: &OwnedFd, end: &OwnedFd, limit: Option<Duration>) -> Watched {
+    let until = limit.map(|l| Instant::now() + l);
     loop {
+        let left = until.map(|u| u.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Watched::TooLong;
+        }
+        let left = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: l.subsec_nanos().into() });
         let oom = shim.oom.fd();
         let mut fds = [PollFd::from_borrowed_fd(oom, PollFlags::IN), PollFd::new(signals, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, left.as_ref());
         let ready = fds.map(|f| !f.revents().is_empty());
         // Memory first: a kill for want of it must be told before the exit that it caused.
         if ready[0] {
@@ -72,14 +97,14 @@ fn watch(shim: &Shim, signals: &OwnedFd, end: &OwnedFd) {
             reap(shim);
             if came.iter().any(|s| *s != libc::SIGCHLD) {
                 if shim.is_empty() {
-                    return;
+                    return Watched::Told;
                 }
                 // Without us the containers would go on with nobody to tell of their end.
                 warn!("told to end by a signal: staying, there are containers");
             }
         }
         if ready[2] {
-            return;
+            return Watched::Told;
         }
     }
 }

@@ -69,7 +69,8 @@ impl Target {
             return Ok(Target::Null);
         }
         if uri.starts_with('/') {
-            return Ok(if fifo::is_fifo(Path::new(uri)) { Target::Fifo(uri.into()) } else { Target::File(uri.into()) });
+            // Only with file:// is a missing one made: a FIFO that is not there is a mistake.
+            return Ok(if Path::new(uri).is_file() { Target::File(uri.into()) } else { Target::Fifo(uri.into()) });
         }
         let bad = |why: &str| Error::invalid(format!("stdio URI \"{uri}\": {why}"));
         let (scheme, rest) = uri.split_once("://").ok_or_else(|| bad("must be an absolute path or scheme:///path"))?;

@@ -79,11 +79,7 @@ pub fn delete(shim: &Arc<Shim>, q: t::DeleteRequest) -> Result<t::DeleteResponse
     let process = container.process(&q.exec_id)?;
     let deleting = process.begin_delete()?;
     if q.exec_id.is_empty() {
-        let args: &[&str] = if deleting.alive() { &["delete", "--force", &q.id] } else { &["delete", &q.id] };
-        match container.runtime.run(&shim.reaper, &container.bundle, args, Streams::Captured) {
-            Err(e) if !e.is_not_found() => return Err(e),
-            _ => {}
-        }
+        remove(shim, &container, deleting.alive())?;
         if deleting.alive() {
             let (told, ended) = bounded(1);
             process.wait(Box::new(move |_| {
@@ -120,6 +116,18 @@ pub fn delete(shim: &Arc<Shim>, q: t::DeleteRequest) -> Result<t::DeleteResponse
     }
     memory::trim();
     Ok(answer)
+}
+
+/// Runs the OCI runtime's delete; by force if it lives, or if the runtime takes the dead for a frozen one.
+fn remove(shim: &Arc<Shim>, container: &Container, alive: bool) -> Result<()> {
+    let run = |args: &[&str]| match container.runtime.run(&shim.reaper, &container.bundle, args, Streams::Captured) {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => Ok(()),
+    };
+    if !alive && run(&["delete", &container.id]).is_ok() {
+        return Ok(());
+    }
+    run(&["delete", "--force", &container.id])
 }
 
 /// All processes of the container; execs of ours are named.
@@ -210,6 +218,7 @@ pub fn kill(shim: &Arc<Shim>, q: t::KillRequest) -> Result<Empty> {
     if !(0..=64).contains(&number) {
         return Err(Error::invalid(format!("signal {number}: must be 0 to 64")));
     }
+    let frozen = container.init.stage() == Stage::Paused;
     let done = container.process(&q.exec_id)?.kill(number);
     if q.all && q.exec_id.is_empty() {
         let procs = container.cgroup.as_ref().and_then(|g| g.procs().ok()).unwrap_or_default();
@@ -221,7 +230,7 @@ pub fn kill(shim: &Arc<Shim>, q: t::KillRequest) -> Result<Empty> {
     } else {
         done?;
     }
-    if number == libc::SIGKILL && container.init.stage() == Stage::Paused {
+    if number == libc::SIGKILL && frozen {
         // A frozen process cannot even die on cgroup v1.
         let shim = shim.clone();
         shim.clone().pool.run(move || {

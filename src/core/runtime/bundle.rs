@@ -92,7 +92,9 @@ impl Bundle {
     pub fn root_of_program(&self, name: &str, data: &[u8]) -> Result<Mount> {
         let root = self.work.join("rootfs");
         let path = root.join(name);
-        let written = fs::DirBuilder::new().mode(0o755).create(&root).and_then(|()| fs::write(&path, data));
+        // The mount points that OCI runtimes open even where the spec mounts nothing (crun: /dev).
+        let made = ["", "dev", "proc", "sys"].iter().try_for_each(|d| fs::DirBuilder::new().mode(0o755).create(root.join(d)));
+        let written = made.and_then(|()| fs::write(&path, data));
         let written = written.and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
         written.during(|| format!("write {}", path.display()))?;
         let source = root.to_string_lossy().into_owned();

@@ -30,8 +30,11 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How long a deletion waits for another one of the same task.
+const DELETE_JOIN: Duration = Duration::from_secs(30);
 
 /// Type of an exec's spec, as containerd's clients name it.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -48,6 +51,8 @@ pub struct Task {
     init: Arc<Process>,
     execs: Mutex<BTreeMap<String, Arc<Process>>>,
     stage: Mutex<Stage>,
+    /// Told when the stage changes.
+    staged: Condvar,
     owner: Weak<Shared>,
 }
 
@@ -74,7 +79,7 @@ impl std::fmt::Debug for Task {
 impl Task {
     pub(super) fn new(owner: Weak<Shared>, bundle: Bundle, program: PathBuf, shim: Option<Arc<Shim>>, init: Process) -> Arc<Task> {
         let (init, execs) = (Arc::new(init), Mutex::default());
-        Arc::new(Task { bundle, program, shim, init, execs, stage: Mutex::new(Stage::Live), owner })
+        Arc::new(Task { bundle, program, shim, init, execs, stage: Mutex::new(Stage::Live), staged: Condvar::new(), owner })
     }
     /// containerd namespace.
     pub fn namespace(&self) -> &str {
@@ -133,11 +138,27 @@ impl Task {
             Stage::Ended(exit) => Turn::Done(exit),
         }
     }
+    /// As [`Task::begin_end`], but waits for a deletion that is under way and gives its result.
+    fn join_end(&self, call: &Call) -> Result<Turn> {
+        let until = Instant::now() + call.remaining(DELETE_JOIN)?;
+        let mut stage = lock(&self.stage);
+        while *stage == Stage::Ending {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Turn::Taken);
+            }
+            stage = self.staged.wait_timeout(stage, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(stage);
+        Ok(self.begin_end())
+    }
     pub(super) fn end(&self, exit: Exit) {
         *lock(&self.stage) = Stage::Ended(exit);
+        self.staged.notify_all();
     }
     fn back_to_live(&self) {
         *lock(&self.stage) = Stage::Live;
+        self.staged.notify_all();
     }
 
     fn api(&self) -> Result<&Api> {
@@ -288,10 +309,11 @@ impl Task {
         self.named(name, self.api()?.client().call(to, &self.own(call), limit, request))
     }
 
-    /// Removes an ended container: from its shim, which goes with its last one, and its bundle. Repeating it gives the same exit.
+    /// Removes an ended container: from its shim, which goes with its last one, and its bundle. Repeating it gives the same exit,
+    /// and so does a call that comes meanwhile.
     pub fn delete(self: &Arc<Self>, call: &Call) -> Result<Exit> {
         let shared = self.owner()?;
-        match self.begin_end() {
+        match self.join_end(call)? {
             Turn::Ours => {}
             Turn::Done(exit) => return Ok(exit),
             Turn::Taken => return Err(Error::new(Kind::Aborted, format!("task \"{}\": is being deleted", self.id()))),

@@ -58,7 +58,7 @@ pub fn sandbox(cri: &Cri, id: &str) -> Result<()> {
     if found.state == sandbox::State::NotReady {
         return Ok(());
     }
-    warn!("pod {} ({id}): its process ended, it is not ready any more", found.record.name);
+    info!("pod {} ({id}): its process ended, it is not ready any more", found.record.name);
     cri.sandboxes.by_id.swap(id, |s| s.with_state(sandbox::State::NotReady))?;
     Ok(())
 }

@@ -54,7 +54,14 @@ pub fn fetch(flight: &Flight, found: Found) -> Result<Documents> {
     Err(Error::invalid(format!("image index {}: indexes are nested more than {DEPTH_MAX} deep", target.digest)))
 }
 
-fn manifest(flight: &Flight, target: Descriptor, at: Descriptor, bytes: &[u8], config: Descriptor, layers: &[Descriptor]) -> Result<Documents> {
+fn manifest(
+    flight: &Flight,
+    target: Descriptor,
+    at: Descriptor,
+    bytes: &[u8],
+    config: Descriptor,
+    layers: &[Descriptor],
+) -> Result<Documents> {
     for layer in layers {
         check_layer(&layer.media_type)?;
     }
@@ -77,7 +84,10 @@ fn manifest(flight: &Flight, target: Descriptor, at: Descriptor, bytes: &[u8], c
 /// What can never be unpacked is refused before a byte of it is fetched.
 fn check_layer(kind: &str) -> Result<()> {
     if kind.contains("+encrypted") {
-        return Err(Error::new(Kind::Unimplemented, format!("a layer of type {kind} is encrypted; encrypted images cannot be unpacked here")));
+        return Err(Error::new(
+            Kind::Unimplemented,
+            format!("a layer of type {kind} is encrypted; encrypted images cannot be unpacked here"),
+        ));
     }
     if !media::is_layer(kind) {
         return Err(Error::invalid(format!("a layer has the media type \"{kind}\", which is no filesystem layer that can be unpacked")));

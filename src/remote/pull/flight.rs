@@ -5,7 +5,7 @@ use crate::core::image::Image;
 use crate::core::lease::{EXPIRE, PULL, Resource};
 use crate::core::metadata::time;
 use crate::core::snapshot::Snapshotter;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::remote::Session;
 use log::{info, warn};
 use std::collections::BTreeMap;
@@ -51,7 +51,9 @@ pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapsho
     let name = session.reference().to_string();
     shared.parts.leases.create(&request.namespace, &lease, labels).during(|| format!("pull {name}"))?;
     let flight = Arc::new(Flight { shared, request, session, snapshotter, lease });
-    let result = steps(&flight).during(|| format!("pull image \"{name}\""));
+    // The kubelet wants RegistryUnavailable at the very beginning, so what names the image already is not wrapped.
+    let named = |e: Error| if e.chain().contains(&name) { e } else { Error::new(e.kind(), format!("pull image \"{name}\"")).because(e) };
+    let result = steps(&flight).map_err(named);
     let parts = &flight.shared.parts;
     if let Err(e) = parts.leases.delete(flight.ns(), &flight.lease) {
         warn!("pull of {name}: lease {} stays until it expires: {}", flight.lease, e.chain());

@@ -46,7 +46,8 @@ type Report = (usize, Result<Option<Unpacked>>);
 /// Fetches and unpacks what is missing; on any error nothing stays behind.
 pub fn fetch_and_unpack(flight: &Arc<Flight>, image: &Documents) -> Result<()> {
     let snapshotter = &flight.snapshotter;
-    let committed = |i: &usize| snapshotter.stat(&scoped(flight.ns(), image.chain[*i].as_str())).is_ok_and(|s| s.kind == snapshot::Kind::Committed);
+    let committed =
+        |i: &usize| snapshotter.stat(&scoped(flight.ns(), image.chain[*i].as_str())).is_ok_and(|s| s.kind == snapshot::Kind::Committed);
     let done = (0..image.chain.len()).rev().find(committed).map_or(0, |top| top + 1);
     let name = flight.request.snapshotter.clone();
     let kept = image.chain.iter().map(|c| Resource::Snapshot { snapshotter: name.clone(), key: scoped(flight.ns(), c.as_str()) });
@@ -60,12 +61,15 @@ pub fn fetch_and_unpack(flight: &Arc<Flight>, image: &Documents) -> Result<()> {
     }
     let keys: Vec<String> = layers.iter().map(|l| scoped(flight.ns(), &unpack::active_key(&l.diff_id))).collect();
     flight.keep(keys.iter().map(|key| Resource::Snapshot { snapshotter: name.clone(), key: key.clone() }))?;
-    let work = Arc::new(Work { flight: flight.clone(), layers, below_count: done, keys, next: AtomicUsize::new(0), active: Mutex::default() });
+    let work =
+        Arc::new(Work { flight: flight.clone(), layers, below_count: done, keys, next: AtomicUsize::new(0), active: Mutex::default() });
     let below = done.checked_sub(1).map(|i| image.chain[i].clone());
     let result = run(&work, &image.chain[done..], below);
     for key in std::mem::take(&mut *lock(&work.active)) {
         match flight.snapshotter.remove(&key) {
-            Err(e) if !e.is_not_found() => log::warn!("pull of {}: snapshot {key} stays until the next start: {}", flight.session.reference(), e.chain()),
+            Err(e) if !e.is_not_found() => {
+                log::warn!("pull of {}: snapshot {key} stays until the next start: {}", flight.session.reference(), e.chain())
+            }
             _ => {}
         }
     }
@@ -75,7 +79,10 @@ pub fn fetch_and_unpack(flight: &Arc<Flight>, image: &Documents) -> Result<()> {
 fn run(work: &Arc<Work>, chain: &[Digest], below: Option<Digest>) -> Result<()> {
     let flight = &work.flight;
     let (report, reports) = unbounded::<Report>();
-    let threads = flight.shared.limits.max_concurrent_downloads.max(1).min(work.layers.len());
+    let threads = match flight.shared.limits.max_concurrent_downloads {
+        0 => work.layers.len(),
+        most => most.min(work.layers.len()),
+    };
     for _ in 0..threads {
         let (work, report) = (work.clone(), report.clone());
         flight.shared.fetch.run(move || work.download_loop(&report));
@@ -100,7 +107,8 @@ fn run(work: &Arc<Work>, chain: &[Digest], below: Option<Digest>) -> Result<()> 
         }
         // Layer by layer: each needs the one below.
         while first_error.is_none() && here.remove(&next).is_some() {
-            let step = work.unpack_stored(next, below.as_deref()).and_then(|u| unpack::publish(work, &chain[next], below.as_deref(), &u, true));
+            let step =
+                work.unpack_stored(next, below.as_deref()).and_then(|u| unpack::publish(work, &chain[next], below.as_deref(), &u, true));
             match step {
                 Ok(key) => below = Some(key),
                 Err(e) => {

@@ -34,13 +34,13 @@ use std::time::Duration;
 const FLIGHTS_MAX: usize = 64;
 /// Downloads of all pulls together.
 const DOWNLOADS_MAX: usize = 256;
-/// How long a cancelled call waits for its flight to clean up behind it.
-const CLEAN_UP: Duration = Duration::from_secs(5);
+/// How long a cancelled call waits for its flight to clean up behind it; a name look-up or a connect cannot be broken off.
+const CLEAN_UP: Duration = Duration::from_secs(1);
 
 /// Bounds of pulling.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Layers that one pull downloads at once.
+    /// Layers that one pull downloads at once; 0 = all.
     pub max_concurrent_downloads: usize,
     /// Layers that are unpacked at once, of all pulls.
     pub max_concurrent_unpacks: usize,

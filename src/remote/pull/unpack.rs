@@ -38,7 +38,8 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
     };
     let applied = diff::apply(stream, &root, &how).during(|| format!("unpack layer {}", layer.desc.digest))?;
     if applied.diff_id != layer.diff_id {
-        let text = format!("layer {}: its content has diff ID {}, the image's config says {}", layer.desc.digest, applied.diff_id, layer.diff_id);
+        let text =
+            format!("layer {}: its content has diff ID {}, the image's config says {}", layer.desc.digest, applied.diff_id, layer.diff_id);
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
     Ok(Unpacked { key, implied: applied.implied })
