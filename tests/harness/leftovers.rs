@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// All that is left, one line each.
 pub fn of(daemon: &Daemon) -> Vec<String> {
-    let mut left: Vec<String> = mounts(&daemon.dir).into_iter().map(|m| format!("mount {}", m.display())).collect();
+    // The directory of pinned namespaces stays a mount point, as /run/netns does for everyone.
+    let of_daemon = mounts(&daemon.dir).into_iter().filter(|m| !m.ends_with("netns"));
+    let mut left: Vec<String> = of_daemon.map(|m| format!("mount {}", m.display())).collect();
     left.extend(processes(daemon).into_iter().map(|(pid, what)| format!("process {pid} ({what})")));
     left.extend(cgroups(daemon).into_iter().map(|c| format!("cgroup {}", c.display())));
     left.extend(network(daemon));
-    for sub in ["state/netns", "state/io.containerd.runtime.v2.task/k8s.io", "state/io.containerd.grpc.v1.cri/sandboxes"] {
-        left.extend(entries(&daemon.path(sub)).into_iter().map(|p| format!("file {}", p.display())));
+    for sub in ["netns", "sandboxes", "containers", "../io.containerd.runtime.v2.task/k8s.io"] {
+        let sub = format!("state/io.containerd.grpc.v1.cri/{sub}");
+        left.extend(entries(&daemon.path(&sub)).into_iter().map(|p| format!("file {}", p.display())));
     }
     left
 }
@@ -32,6 +35,7 @@ pub fn forget(daemon: &Daemon) {
     for cgroup in cgroup_roots(daemon) {
         let _ = std::fs::remove_dir(cgroup);
     }
+    let _ = super::run("umount", &[&daemon.path("state/io.containerd.grpc.v1.cri/netns").display().to_string()]);
     if mounts(&daemon.dir).is_empty() {
         let _ = std::fs::remove_dir_all(&daemon.dir);
     }
