@@ -33,7 +33,10 @@ if [ "$1" = --inside ]; then
         [ ! -d $dir ] || mount -t tmpfs cradle-cni $dir
     done
     ip link set lo up
-    exec "$@"
+    set +e
+    # Not exec: this shell is the init of the PID namespace, and reaps what loses its parent.
+    "$@"
+    exit $?
 fi
 
 export CRADLE_CGROUP=cradle-test-$$

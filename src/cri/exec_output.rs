@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most bytes kept of each stream, as containerd has it.
-const CAP: usize = 16 << 20;
+/// Most bytes kept of both streams together: the largest answer is 16 MiB, and the rest of it needs some room.
+const CAP: usize = (16 << 20) - 1024;
 
 /// What a command wrote.
 #[derive(Default)]
 pub struct Output {
-    /// At most 16 MiB.
+    /// What it printed.
     pub stdout: Vec<u8>,
-    /// At most 16 MiB.
+    /// What it complained of.
     pub stderr: Vec<u8>,
 }
 
@@ -90,7 +90,8 @@ fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
             !fds[0].revents().is_empty()
         };
         for i in 0..2 {
-            open[i] = open[i] && drain(&mut streams[i], &mut buffer, &mut texts[i]);
+            let room = CAP - texts[1 - i].len();
+            open[i] = open[i] && drain(&mut streams[i], &mut buffer, &mut texts[i], room);
         }
         if told {
             break;
@@ -101,11 +102,11 @@ fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
 }
 
 /// Reads what is there; `false` at the end of the stream.
-fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>) -> bool {
+fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>, room: usize) -> bool {
     loop {
         match stream.read(buffer) {
             Ok(0) => return false,
-            Ok(n) => text.extend_from_slice(&buffer[..n.min(CAP - text.len())]),
+            Ok(n) => text.extend_from_slice(&buffer[..n.min(room - text.len())]),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return e.kind() == ErrorKind::WouldBlock,
         }

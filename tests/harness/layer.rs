@@ -67,9 +67,9 @@ impl Layer {
     pub fn symlink(self, path: &str, target: &str) -> Layer {
         self.add(EntryType::Symlink, path, Meta::mode(0o777), Some(target), b"")
     }
-    /// A hard link to an earlier entry.
-    pub fn hardlink(self, path: &str, target: &str) -> Layer {
-        self.add(EntryType::Link, path, Meta::mode(0o644), Some(target), b"")
+    /// A hard link to an earlier entry, whose metadata it repeats.
+    pub fn hardlink(self, path: &str, meta: Meta, target: &str) -> Layer {
+        self.add(EntryType::Link, path, meta, Some(target), b"")
     }
     /// A FIFO.
     pub fn fifo(self, path: &str, meta: Meta) -> Layer {

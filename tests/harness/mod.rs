@@ -88,10 +88,10 @@ pub fn run_ok(program: &str, args: &[&str]) -> String {
 pub fn go_containerd() -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/target/debian-containerd/usr/bin");
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peer/usr/bin");
         let places = [std::env::var("CRADLE_CONTAINERD").unwrap_or_default(), ours.into(), "/opt/clients/containerd/usr/bin".into()];
         let found = places.iter().map(PathBuf::from).find(|p| p.join("containerd-shim-runc-v2").exists());
-        found.expect("no Go shim here: .ci/run unpacks Debian's containerd package into target/debian-containerd")
+        found.expect("no Go shim here: .ci/run unpacks Debian's containerd package into target/peer")
     };
     DIR.get_or_init(find).clone()
 }

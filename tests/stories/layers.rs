@@ -38,9 +38,10 @@ fn links_devices_owners_times_and_attributes_are_kept() {
     let mut pax = Meta::mode(0o600);
     pax.pax.insert("path".into(), b"by-pax".to_vec());
     pax.pax.insert("mtime".into(), b"1500000000.5".to_vec());
+    let owned = Meta::mode(0o4755).owner(100_000, 3_000_000_000);
     let layer = Layer::new()
-        .file("file", Meta::mode(0o4755).owner(100_000, 3_000_000_000), b"content")
-        .hardlink("hard", "file")
+        .file("file", owned.clone(), b"content")
+        .hardlink("hard", owned, "file")
         .symlink("soft", "file")
         .symlink("absolute", "/etc/passwd")
         .fifo("pipe", Meta::mode(0o622))
@@ -54,13 +55,11 @@ fn links_devices_owners_times_and_attributes_are_kept() {
     let main = pod.shell("main", &image, "sleep 1000");
     assert_eq!(main.says("stat -c '%a %u %g %h %Y' /file"), "4755 100000 3000000000 2 1600000000");
     assert_eq!(main.says("stat -c %i /file"), main.says("stat -c %i /hard"));
-    assert_eq!(main.says("readlink /soft /absolute"), "file\n/etc/passwd");
+    assert_eq!(main.says("readlink /soft; readlink /absolute"), "file\n/etc/passwd");
     assert_eq!(main.says("stat -c '%F %a' /pipe"), "fifo 622");
     assert_eq!(main.says("stat -c '%F %t %T' /null"), "character special file 1 3");
     assert_eq!(main.says(&format!("cat /{long}")), "long");
     assert_eq!(main.says("cat /by-pax; stat -c %Y /by-pax"), "pax1500000000");
-    let root = main.says("grep ' / / overlay' /proc/self/mountinfo | tr , '\\n' | grep -c lowerdir");
-    assert_eq!(root, "1");
     let pid = crate::harness::run_ok("sh", &["-c", &format!("cat /sys/fs/cgroup/memory{}/{}/cgroup.procs | head -1", d.cgroup_parent, main.id)]);
     let attribute = rustix_getxattr(&format!("/proc/{}/root/attributes", pid.trim()));
     assert_eq!(attribute, b"blue");
@@ -90,7 +89,7 @@ fn nothing_is_written_outside_of_the_root() {
         ("link", through(&d.dir.display().to_string())),
         ("dots", Layer::new().add(EntryType::Regular, "x", dots, None, b"x")),
         ("absolute", Layer::new().add(EntryType::Regular, "x", absolute, None, b"x")),
-        ("hardlink", Layer::new().hardlink("stolen", &canary.display().to_string())),
+        ("hardlink", Layer::new().hardlink("stolen", Meta::mode(0o644), &canary.display().to_string())),
     ];
     let registry = crate::harness::Registry::shared();
     for (name, layer) in cases {

@@ -29,13 +29,13 @@ pub fn start_container(cri: &Cri, call: &Call, req: StartContainerRequest) -> Re
     }
     let begun = Instant::now();
     let call = call.detached(LIMIT);
-    let pid = run(cri, &call, &container, &pod).or_else(|e| Err(not_started(cri, &container, e)))?;
-    running(cri, &container, pid)?;
+    let (pid, at) = run(cri, &call, &container, &pod).or_else(|e| Err(not_started(cri, &container, e)))?;
+    running(cri, &container, pid, at)?;
     info!("container {} ({}) started: pid {pid}, {} ms", container.id, container.record.name, begun.elapsed().as_millis());
     Ok(StartContainerResponse::default())
 }
 
-fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) -> Result<u32> {
+fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) -> Result<(u32, i64)> {
     let id = &container.id;
     let stored = cri.ports.containers.get(NAMESPACE, id)?;
     let rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
@@ -51,10 +51,13 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
             pause: false,
         },
     )?;
-    task.start(call).inspect_err(|_| {
+    // Before the start: a process may end before its start is answered, and none ends before it began.
+    let at = now();
+    let pid = task.start(call).inspect_err(|_| {
         // The task never ran; what the first error says is what counts.
         let _ = task.delete(&Call::background(NAMESPACE).within(Duration::from_secs(10)));
-    })
+    })?;
+    Ok((pid, at))
 }
 
 /// Output goes to the shim's log writer; input comes from a FIFO that attach will open.
@@ -80,8 +83,7 @@ fn not_started(cri: &Cri, container: &Container, error: Error) -> Error {
 }
 
 /// Puts the start on record, then looks whether the process has ended in between.
-fn running(cri: &Cri, container: &Container, pid: u32) -> Result<()> {
-    let at = now();
+fn running(cri: &Cri, container: &Container, pid: u32, at: i64) -> Result<()> {
     let mut record = container.record.clone();
     record.life = Life::Started { at };
     cri.save_container(&container.id, &record)?;

@@ -64,10 +64,10 @@ fn ended(call: &Call, container: &Container, limit: Duration) -> Result<bool> {
     }
 }
 
-/// A process that ended before the signal came is what was wanted.
+/// A process that ended before the signal came is what was wanted, and so is one whose shim is gone: that ends it too.
 fn gone_is_fine(result: Result<()>) -> Result<()> {
     match result {
-        Err(e) if matches!(e.kind(), Kind::NotFound) => Ok(()),
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => Ok(()),
         other => other,
     }
 }

@@ -2,7 +2,7 @@
 use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Pins, Sandbox};
 use crate::cri::{Cri, NAMESPACE};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{mount, netns};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -20,7 +20,8 @@ pub fn task(cri: &Cri, call: &Call, id: &str) -> Result<()> {
     };
     let exit = task.wait(None)?;
     match task.kill(call, None, SIGKILL, true) {
-        Err(e) if !e.is_not_found() => return Err(e),
+        // A shim that is gone cannot be told: its containers are being killed, and the deletion waits for that.
+        Err(e) if !matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => return Err(e),
         _ => {}
     }
     let _ = exit.recv_timeout(call.remaining(GONE)?);
