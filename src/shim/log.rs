@@ -85,6 +85,10 @@ impl Log {
     pub fn path(&self) -> &Path {
         &self.path
     }
+    /// What the file is now.
+    pub fn metadata(&self) -> std::io::Result<std::fs::Metadata> {
+        self.file.metadata()
+    }
     /// Its counts.
     pub fn counts(&self) -> Arc<Counts> {
         self.counts.clone()

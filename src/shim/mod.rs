@@ -14,6 +14,7 @@ mod clock;
 mod console;
 mod container;
 mod create;
+mod cri_logger;
 mod delete;
 mod events;
 mod exec;
@@ -42,6 +43,9 @@ use std::process::ExitCode;
 
 /// The program: the words after its name decide what it is.
 pub fn main() -> ExitCode {
+    if let Some(wish) = cri_logger::wish(std::env::args().skip(1)) {
+        return cri_logger::run(&wish);
+    }
     let done = args::parse(std::env::args().skip(1)).and_then(|args| match args.action {
         Action::Start => start::start(&args),
         Action::Delete => delete::delete(&args),

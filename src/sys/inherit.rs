@@ -1,6 +1,6 @@
 //! Descriptors for a child beyond its three: given by place, as logging programs of containerd expect them.
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -23,6 +23,14 @@ pub fn from_three(command: &mut Command, fds: Vec<OwnedFd>) {
     };
     // SAFETY: the closure makes async-signal-safe calls on numbers only and allocates nothing.
     unsafe { command.pre_exec(place) };
+}
+
+/// Takes over a descriptor that our parent has left at a place; to be called once a place, at the start of the program.
+pub fn take(place: i32) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl takes plain numbers, and fails for a place that is not open.
+    check(unsafe { libc::fcntl(place, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the place is open, was made for us by the parent, and nobody else in this program knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(place) })
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -60,7 +60,8 @@ fn links_devices_owners_times_and_attributes_are_kept() {
     assert_eq!(main.says("stat -c '%F %t %T' /null"), "character special file 1 3");
     assert_eq!(main.says(&format!("cat /{long}")), "long");
     assert_eq!(main.says("cat /by-pax; stat -c %Y /by-pax"), "pax1500000000");
-    let pid = crate::harness::run_ok("sh", &["-c", &format!("cat /sys/fs/cgroup/memory{}/{}/cgroup.procs | head -1", d.cgroup_parent, main.id)]);
+    let pid =
+        crate::harness::run_ok("sh", &["-c", &format!("cat /sys/fs/cgroup/memory{}/{}/cgroup.procs | head -1", d.cgroup_parent, main.id)]);
     let attribute = rustix_getxattr(&format!("/proc/{}/root/attributes", pid.trim()));
     assert_eq!(attribute, b"blue");
 }
@@ -78,9 +79,7 @@ fn nothing_is_written_outside_of_the_root() {
     let canary = d.path("canary");
     std::fs::write(&canary, "alive").unwrap();
     let outside = d.path("written");
-    let through = |target: &str| {
-        Layer::new().symlink("way", target).file("way/written", Meta::mode(0o644), b"x")
-    };
+    let through = |target: &str| Layer::new().symlink("way", target).file("way/written", Meta::mode(0o644), b"x");
     let mut dots = Meta::mode(0o644);
     dots.pax.insert("path".into(), format!("../../../../../../../../../..{}", outside.display()).into_bytes());
     let mut absolute = Meta::mode(0o644);

@@ -56,7 +56,11 @@ fn a_full_log_disk_stops_nobody() {
     let mut config = d.pod_config("full");
     config.log_directory = small.display().to_string();
     let pod = d.run_pod(config, "runc");
-    let loud = pod.shell("loud", &image, "i=0; while [ $i -lt 20000 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done; touch /tmp/done; sleep 1000");
+    let loud = pod.shell(
+        "loud",
+        &image,
+        "i=0; while [ $i -lt 20000 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done; touch /tmp/done; sleep 1000",
+    );
     wait_until("the loud container to be through", Duration::from_secs(30), || loud.exec("test -e /tmp/done").code == 0);
     let calm = d.pod("calm", "runc");
     calm.shell("main", &image, "echo fine; sleep 1000").logged("fine", SOON);

@@ -87,7 +87,8 @@ fn a_pod_on_the_hosts_network_needs_no_plugin() {
     let image = d.busybox();
     for handler in RUNTIMES {
         let mut config = d.pod_config("host");
-        let options = config.linux.mut_or_insert_default().security_context.mut_or_insert_default().namespace_options.mut_or_insert_default();
+        let options =
+            config.linux.mut_or_insert_default().security_context.mut_or_insert_default().namespace_options.mut_or_insert_default();
         options.network = NamespaceMode::NODE.into();
         let pod = d.run_pod(config, handler);
         let mut container = container_config("main", &image, &["sleep", "1000"]);

@@ -1,6 +1,6 @@
 //! Pulls from a real registry: formats, indexes, what is shared, and what a bad registry leaves behind: nothing.
 use crate::harness::image::push_index;
-use crate::harness::{Compression, Daemon, Format, Image, Layer, Meta, Registry, RUNTIMES, free_port};
+use crate::harness::{Compression, Daemon, Format, Image, Layer, Meta, RUNTIMES, Registry, free_port};
 use cradle::core::content::Digest;
 use std::io::{Read, Write};
 use std::net::TcpListener;

@@ -46,6 +46,12 @@ pub struct Runtime {
     pub options: Option<Any>,
 }
 
+/// Whether a runtime is served by our own shim, which knows `cri-log://`.
+pub fn is_own(runtime: &Runtime) -> bool {
+    let foreign = |p: &PathBuf| p.file_name().is_none_or(|n| n != binary::OWN);
+    !runtime.path.as_ref().is_some_and(foreign)
+}
+
 /// Where a process's streams go: URIs as in Create; empty is `/dev/null`.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Stdio {

@@ -88,6 +88,10 @@ impl Tasks {
     pub fn create(&self, call: &Call, create: Create) -> Result<Arc<Task>> {
         self.shared.create(call, create)
     }
+    /// The program of our own shim.
+    pub fn own_shim(&self) -> Result<PathBuf> {
+        self.shared.binaries.locate(&Runtime { name: "io.containerd.cradle.v2".into(), ..Runtime::default() })
+    }
     /// A task.
     pub fn get(&self, namespace: &str, id: &str) -> Result<Arc<Task>> {
         self.shared.get(namespace, id).ok_or_else(|| Error::not_found("task", id))

@@ -1,13 +1,14 @@
 //! StartContainer: runs a created container. A second start is an error, as the kubelet expects; a start that fails leaves the
 //! container exited with reason StartError and the error as its message.
 use crate::call::Call;
-use crate::core::runtime::{Create, Stdio};
+use crate::core::runtime::{self, Create, Runtime, Stdio};
 use crate::cri::store::container::{Container, Exited, Life, Reason, State};
 use crate::cri::store::sandbox;
 use crate::cri::{Cri, NAMESPACE, now};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{StartContainerRequest, StartContainerResponse};
 use log::info;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::time::{Duration, Instant};
 
 /// A start that has begun runs on without its client.
@@ -39,6 +40,7 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
     let id = &container.id;
     let stored = cri.ports.containers.get(NAMESPACE, id)?;
     let rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
+    let runtime = cri.runtime_for(&pod.record.handler)?;
     let task = cri.ports.tasks.create(
         call,
         Create {
@@ -46,8 +48,8 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
             sandbox_id: Some(pod.id.clone()),
             spec: serde_json::to_vec(&stored.spec).during(|| format!("encode the spec of container {id}"))?,
             rootfs,
-            stdio: stdio(cri, container)?,
-            runtime: cri.runtime_for(&pod.record.handler)?,
+            stdio: stdio(cri, container, &runtime)?,
+            runtime,
             pause: false,
         },
     )?;
@@ -61,11 +63,20 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
 }
 
 /// Output goes to the shim's log writer; input comes from a FIFO that attach will open.
-fn stdio(cri: &Cri, container: &Container) -> Result<Stdio> {
+fn stdio(cri: &Cri, container: &Container, runtime: &Runtime) -> Result<Stdio> {
     let config = &container.record.config;
+    // Another shim does not know our log writer, but starts it as a program beside the container.
+    let foreign = if runtime::is_own(runtime) { None } else { Some(cri.ports.tasks.own_shim()?) };
     let log = container.record.log_path.as_ref().map(|path| {
         let max = cri.runtime.max_container_log_line_size;
-        format!("cri-log://{}?max_line={max}", path.display())
+        match &foreign {
+            None => format!("cri-log://{}?max_line={max}", path.display()),
+            Some(logger) => format!(
+                "binary://{}?cri-log={}&max_line={max}",
+                logger.display(),
+                utf8_percent_encode(&path.display().to_string(), NON_ALPHANUMERIC)
+            ),
+        }
     });
     let stdin = if config.stdin { cri.stdin_fifo(&container.id)? } else { String::new() };
     let stdout = log.unwrap_or_default();
