@@ -181,8 +181,12 @@ mod tests {
         assert!(matches!(out.end, End::TimedOut));
         assert!(start.elapsed() < Duration::from_secs(5));
         let pid = String::from_utf8(out.stdout).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        // A killed process takes a moment to be gone.
+        while !state().is_empty() && !state().contains(") Z ") {
+            assert!(start.elapsed() < Duration::from_secs(5), "{}", state());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

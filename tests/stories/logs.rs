@@ -35,7 +35,11 @@ fn rotation_loses_no_line() {
     let d = Daemon::start();
     let image = d.busybox();
     let pod = d.pod("rotate", "runc");
-    let main = pod.shell("main", &image, "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); [ $((i%500)) != 0 ] || sleep 0.2; done; echo end; sleep 1000");
+    let main = pod.shell(
+        "main",
+        &image,
+        "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); [ $((i%500)) != 0 ] || sleep 0.2; done; echo end; sleep 1000",
+    );
     let old = main.log_file.with_extension("log.1");
     main.logged("line 10", SOON);
     std::fs::rename(&main.log_file, &old).unwrap();
