@@ -15,7 +15,12 @@ pub fn init(level: &str, format: &str) -> Result<()> {
         other => return Err(Error::invalid(format!("log level \"{other}\": use trace, debug, info, warn or error"))),
     };
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(level).parse_default_env();
+    // The HTTP library tells each of its steps as debug: nobody asks for that but by RUST_LOG.
+    builder
+        .filter_level(level)
+        .filter_module("ureq", level.min(LevelFilter::Warn))
+        .filter_module("ureq_proto", level.min(LevelFilter::Warn));
+    builder.parse_default_env();
     match format {
         "" | "text" => {
             builder.format(|out, r| writeln!(out, "{} {:<5} {}", humantime::format_rfc3339_micros(SystemTime::now()), r.level(), r.args()))

@@ -97,7 +97,9 @@ impl Shim {
     pub fn container(&self, id: &str) -> Result<Arc<Container>> {
         match lock(&self.containers).get(id) {
             Some(Slot::Made(container)) => Ok(container.clone()),
-            _ => Err(Error::not_found("container", id)),
+            // Not the same as unknown: it will be there, and somebody must remove it.
+            Some(Slot::Reserved) => Err(Error::precondition(format!("container \"{id}\": is being created"))),
+            None => Err(Error::not_found("container", id)),
         }
     }
     /// A process by its container's and its own ID.

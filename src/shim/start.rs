@@ -34,14 +34,19 @@ pub fn start(args: &Args) -> Result<()> {
     let group = spec.group().unwrap_or(&args.id);
     let socket = socket(&bootstrap, &bundle, &args.namespace, group);
     let address = format!("unix://{}", socket.display());
-    if let Some(listener) = listen(&socket)? {
-        let started = spawn(args, &bootstrap, &bundle, &socket, listener);
+    let listener = listen(&socket)?;
+    // Before the server is there: a daemon that dies now must find it. And one that has come back and found nothing has removed the
+    // bundle, so that this fails.
+    let told = fs::write(bundle.join("address"), &address).during(|| format!("write the address into {}", bundle.display()));
+    if let Some(listener) = listener {
+        let started = told.and_then(|()| spawn(args, &bootstrap, &bundle, &socket, listener));
         if let Err(e) = started {
             let _ = fs::remove_file(&socket);
             return Err(e);
         }
+    } else {
+        told?;
     }
-    fs::write(bundle.join("address"), &address).during(|| format!("write the address into {}", bundle.display()))?;
     let answer = bootstrap.answer(&address)?;
     let mut out = std::io::stdout();
     out.write_all(&answer).and_then(|()| out.flush()).during(|| "print the address")
@@ -101,7 +106,8 @@ fn spawn(args: &Args, bootstrap: &Bootstrap, bundle: &Path, socket: &Path, liste
     command.current_dir(bundle).env("TTRPC_ADDRESS", &bootstrap.ttrpc_address);
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(errors);
     let mut child = signal::unblocked(&mut command).spawn().during(|| "start the shim's server")?;
-    let placed = place(child.id() as i32, bootstrap);
+    let gone = || Error::internal(format!("bundle {}: removed while its shim started", bundle.display()));
+    let placed = place(child.id() as i32, bootstrap).and_then(|()| if bundle.exists() { Ok(()) } else { Err(gone()) });
     if placed.is_err() {
         let _ = child.kill();
         let _ = child.wait();

@@ -249,7 +249,7 @@ impl Drop for Daemon {
         if failed || ended.is_err() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- end of {}:\n{}", self.path("daemon.log").display(), lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!("--- end of {}:\n{}", self.path("daemon.log").display(), lines[lines.len().saturating_sub(200)..].join("\n"));
             if let Some(mut process) = self.process.take() {
                 let _ = process.kill();
                 let _ = process.wait();

@@ -9,7 +9,7 @@ use super::tasks::{Shared, remove_orphans};
 use super::{State, Status};
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
-use crate::proto::task_v2::{StateRequest, StateResponse};
+use crate::proto::task_v2::{DeleteRequest, DeleteResponse, StateRequest, StateResponse};
 use crate::proto::task_v2_names::task as method;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use log::{debug, info, warn};
@@ -17,6 +17,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How long an OCI runtime may still be at a create that a dead daemon asked for.
+const CREATE_LIMIT: Duration = Duration::from_secs(60);
+/// How often the shim is asked whether it is through.
+const CREATE_TICK: Duration = Duration::from_millis(50);
 
 type Answer = (usize, Result<StateResponse>);
 
@@ -116,7 +121,7 @@ impl Shared {
                     self.adopt(&task, &state);
                     tasks.push(task);
                 }
-                (Some(Err(e)), Some(shim)) if e.is_not_found() => self.disown(&task, shim.clone()),
+                (Some(Err(e)), Some(shim)) if unfinished(&e) => self.disown(&task, shim.clone()),
                 (None, Some(shim)) => {
                     shim.api.mark_silent();
                     warn!("task {}: its shim does not answer; it is taken over when it goes on", task.id());
@@ -153,13 +158,13 @@ impl Shared {
             self.care.now(move || own.bury(&task));
         }
     }
-    /// The shim does not know the container: the daemon died within its create or delete.
+    /// The shim does not know the container: what there may be of it is removed.
     fn disown(self: &Arc<Self>, task: &Arc<Task>, shim: Arc<Shim>) {
         info!("task {}: unknown to its shim, removed", task.id());
         let (own, task) = (self.clone(), task.clone());
         self.care.now(move || {
             let bundle = task.directory();
-            // A create that is still going on in the shim must not leave a container behind.
+            own.revoke(&shim, bundle);
             if let Err(e) = own.binaries.delete(task.program(), bundle, own.config.timeouts.cleanup) {
                 warn!("task {}: {}", task.id(), e.chain());
             }
@@ -167,6 +172,17 @@ impl Shared {
             own.forget(&task);
             own.remove_bundle(bundle, 5);
         });
+    }
+    /// A create that is still going on in the shim must not leave a container behind: it is waited for and deleted.
+    fn revoke(&self, shim: &Shim, bundle: &Bundle) {
+        let until = Instant::now() + CREATE_LIMIT;
+        let (call, limit) = (Call::background(&bundle.namespace), self.config.timeouts.cleanup);
+        let request = DeleteRequest { id: bundle.id.clone(), ..DeleteRequest::new() };
+        while let Err(e) = shim.api.act::<_, DeleteResponse>(method::DELETE, &call, limit, &request) {
+            if e.kind() != Kind::FailedPrecondition || Instant::now() > until || self.stop.sleep(CREATE_TICK) {
+                return;
+            }
+        }
     }
     /// The question waits in the shim's socket until the shim goes on: nothing polls.
     fn ask_patiently(self: &Arc<Self>, task: &Arc<Task>, shim: &Shim) {
@@ -194,11 +210,16 @@ impl Shared {
                 shim.api.mark_answering();
                 self.adopt(task, &answer);
             }
-            Err(e) if e.is_not_found() => self.disown(task, shim),
+            Err(e) if unfinished(&e) => self.disown(task, shim),
             // The end of its connection has its own way.
             Err(e) => debug!("task {}: {}", task.id(), e.chain()),
         }
     }
+}
+
+/// Whether the shim does not know the container, or does not yet: the daemon died within its create or delete.
+fn unfinished(error: &Error) -> bool {
+    matches!(error.kind(), Kind::NotFound | Kind::FailedPrecondition)
 }
 
 /// Where the bundle's shim listens; shims before 1.7 left only the address.
