@@ -138,14 +138,30 @@ fn set_attributes(target: &Path, set: u64, depth: Depth) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How often a busy mount is tried again, and the pause between: half a second in all.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Changes how mount events spread from and to `target`, as `rprivate`, `slave`, … say.
 pub fn propagation(target: &Path, how: MountPropagationFlags) -> io::Result<()> {
     Ok(rustix::mount::mount_change(target, how)?)
 }
 
 /// Takes the topmost mount off `target`, which is not followed if it is a link.
+///
+/// A child that another thread is just starting holds copies of all our descriptors until its exec: what is busy for that alone is
+/// free again at once, so that it is tried a few times.
 pub fn unmount(target: &Path, flags: UnmountFlags) -> io::Result<()> {
-    Ok(rustix::mount::unmount(target, flags | UnmountFlags::NOFOLLOW)?)
+    let mut tries = 0;
+    loop {
+        match rustix::mount::unmount(target, flags | UnmountFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::BUSY) if tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Takes all mounts off `target` itself; it is fine if there is none, or no such path.
