@@ -148,7 +148,7 @@ fn forbidden(room: &str, other: &str) -> bool {
         return false;
     }
     if let Some(own) = GROUND.iter().position(|g| *g == room) {
-        return other != "sys" && !GROUND.iter().position(|g| *g == other).is_some_and(|at| at < own);
+        return other != "sys" && GROUND.iter().position(|g| *g == other).is_none_or(|at| at >= own);
     }
     let Some((_, may)) = UPPER.iter().find(|(name, _)| *name == room) else { return true };
     if matches!(room, "shim" | "bin") && NOT_FOR_SHIM.contains(&other) {
@@ -180,7 +180,7 @@ fn has_word(line: &str, needle: &str) -> bool {
     line.match_indices(needle).any(|(at, _)| {
         let part = |c: char| c.is_alphanumeric() || c == '_';
         let edge = needle.starts_with(part);
-        !(edge && line[..at].ends_with(part)) && !(needle.ends_with(part) && line[at + needle.len()..].starts_with(part))
+        !(edge && line[..at].ends_with(part) || needle.ends_with(part) && line[at + needle.len()..].starts_with(part))
     })
 }
 

@@ -66,7 +66,7 @@ fn attach_of(id: &str, record: &Record) -> Result<Attach> {
     let cgroup = &config.linux.get_or_default().cgroup_parent;
     Ok(Attach {
         sandbox_id: id.into(),
-        netns: record.pins.net.clone().unwrap_or_else(PathBuf::new),
+        netns: record.pins.net.clone().unwrap_or_default(),
         pod: Pod { namespace: metadata.namespace.clone(), name: metadata.name.clone(), uid: metadata.uid.clone() },
         port_mappings: config.port_mappings.iter().filter(|p| p.host_port > 0).map(port_of).collect(),
         bandwidth: Bandwidth::from_annotations(&annotations)?,

@@ -30,7 +30,7 @@ pub fn start_container(cri: &Cri, call: &Call, req: StartContainerRequest) -> Re
     }
     let begun = Instant::now();
     let call = call.detached(LIMIT);
-    let (pid, at) = run(cri, &call, &container, &pod).or_else(|e| Err(not_started(cri, &container, e)))?;
+    let (pid, at) = run(cri, &call, &container, &pod).map_err(|e| not_started(cri, &container, e))?;
     running(cri, &container, pid, at)?;
     info!("container {} ({}) started: pid {pid}, {} ms", container.id, container.record.name, begun.elapsed().as_millis());
     Ok(StartContainerResponse::default())
