@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::cri::Protocol;
 use crate::thread::Threads;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// All pod networks.
