@@ -179,8 +179,9 @@ fn has_word(line: &str, needle: &str) -> bool {
     let line = line.split(" // ").next().unwrap_or(line);
     line.match_indices(needle).any(|(at, _)| {
         let part = |c: char| c.is_alphanumeric() || c == '_';
-        let edge = needle.starts_with(part);
-        !(edge && line[..at].ends_with(part) || needle.ends_with(part) && line[at + needle.len()..].starts_with(part))
+        let goes_on_left = needle.starts_with(part) && line[..at].ends_with(part);
+        let goes_on_right = needle.ends_with(part) && line[at + needle.len()..].starts_with(part);
+        !goes_on_left && !goes_on_right
     })
 }
 

@@ -6,7 +6,13 @@ target=${CARGO_TARGET_DIR:-target}/release
 dir=$(mktemp -d /tmp/cradle-run-XXXXXX)
 pids=()
 finish() {
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    # In the host's network, with IMAGE=, the bridge would stay.
+    ip link delete cradle-run0 2>/dev/null || true
+    umount "$dir/state/io.containerd.grpc.v1.cri/netns" 2>/dev/null || true
     rm -rf "$dir"
 }
 trap finish EXIT
