@@ -34,12 +34,6 @@ impl Networks {
     pub fn ready(&self) -> std::result::Result<(), String> {
         self.default.current().map(drop)
     }
-    /// Status of each conf dir, by handler; the default's under "default".
-    pub fn last(&self) -> BTreeMap<String, Option<String>> {
-        let mut last: BTreeMap<String, Option<String>> = self.by_handler.iter().map(|(n, s)| (n.clone(), s.last_error())).collect();
-        last.insert("default".into(), self.default.last_error());
-        last
-    }
     /// Attaches a pod.
     pub fn attach(&self, call: &Call, id: &str, record: &Record) -> Result<Outcome> {
         let syncer = self.by_handler.get(&record.handler).unwrap_or(&self.default);
@@ -48,7 +42,7 @@ impl Networks {
         network.add(call, &attach_of(id, record)?)
     }
     /// Takes a pod off its networks, by what was recorded when it was attached.
-    pub fn detach(&self, call: &Call, id: &str, _: &Record) -> Result<()> {
+    pub fn detach(&self, call: &Call, id: &str) -> Result<()> {
         self.plugins.del(call, id).map(drop)
     }
     /// Takes off what no pod of `valid` has: attachments that a killed daemon left.

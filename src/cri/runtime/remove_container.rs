@@ -43,6 +43,7 @@ pub fn remove(cri: &Cri, call: &Call, container: &Container) -> Result<()> {
         _ => {}
     }
     cri.containers.by_id.remove(id);
+    cri.rates.forget(id);
     cri.containers.names.free(&container.record.name, id);
     info!("container {id} ({}) removed", container.record.name);
     Ok(())

@@ -36,7 +36,7 @@ pub fn network(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
     match sandbox.record.network {
         Network::Host | Network::Down => Ok(()),
         Network::Pending | Network::Up { .. } => {
-            cri.networks.detach(call, &sandbox.id, &sandbox.record).during(|| format!("take pod {} off its network", sandbox.record.name))
+            cri.networks.detach(call, &sandbox.id).during(|| format!("take pod {} off its network", sandbox.record.name))
         }
     }
 }
