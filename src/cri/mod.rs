@@ -1,4 +1,5 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
+mod about;
 mod assemble;
 pub mod dirs;
 pub mod exec_output;
@@ -61,8 +62,8 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
-    /// The OCI runtime that the probe found, for Status.
-    pub oci_runtime: String,
+    /// For verbose Status.
+    pub about: about::About,
     /// Core's services.
     pub ports: Ports,
     /// Reads output and runs CNI beside the calls.

@@ -216,6 +216,7 @@ fn cri_service(cx: &mut Context<'_>) -> Result<()> {
         oci_runtime: oci.0.as_deref().map(Path::display).map(|d| d.to_string()).unwrap_or_default(),
         cni_limit: cx.config().timeout("io.cradled.timeout.cni.plugin").unwrap_or(Duration::from_secs(60)),
         threads: cx.threads().clone(),
+        loops: cx.all_threads(),
     };
     let bus = cx.require::<Bus>(Kind::Event)?;
     let opened = cri::open(cx.config(), node, ports, &bus)?;

@@ -1,5 +1,6 @@
 //! The stories, one file a subject.
 mod bad_input;
+mod cni;
 mod config;
 mod crash;
 mod exec;

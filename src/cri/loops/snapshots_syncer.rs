@@ -2,6 +2,7 @@
 //! measured once, active ones each time.
 use crate::core::snapshot::{Info, Kind, Snapshotter, Usage, scoped};
 use crate::cri::{NAMESPACE, now};
+use crate::error::{Context, Result};
 use crate::thread::{Stop, read, write};
 use log::warn;
 use std::collections::{BTreeMap, HashMap};
@@ -43,16 +44,17 @@ impl Sizes {
         }
         (sum, at)
     }
-    /// Measures once.
-    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) {
-        let mut fresh = HashMap::new();
+    /// Measures once; a snapshotter that cannot be asked is left out, and is the error.
+    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) -> Result<()> {
+        let (mut fresh, mut failed) = (HashMap::new(), Ok(()));
         for (name, snapshotter) in snapshotters {
             match snapshotter.list() {
                 Ok(list) => list.into_iter().for_each(|info| self.measure(name, snapshotter.as_ref(), info, &mut fresh)),
-                Err(e) => warn!("snapshotter {name}: sizes not collected: {}", e.chain()),
+                Err(e) => failed = Err(e).during(|| format!("snapshotter {name}: sizes not collected")),
             }
         }
         *write(&self.by_key) = fresh;
+        failed
     }
     fn measure(&self, name: &str, snapshotter: &dyn Snapshotter, info: Info, into: &mut HashMap<(String, String), Size>) {
         let key = (name.to_string(), info.name);
@@ -72,7 +74,13 @@ impl Sizes {
 pub fn run(sizes: &Sizes, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>, period: Duration, stop: &Stop) {
     loop {
         let begun = Instant::now();
-        sizes.collect(snapshotters);
+        match sizes.collect(snapshotters) {
+            Ok(()) => stop.went_well(),
+            Err(e) => {
+                warn!("{}", e.chain());
+                stop.went_wrong(&e);
+            }
+        }
         let pause = period.saturating_sub(begun.elapsed()).max(period / 2);
         if stop.sleep(pause) {
             return;
