@@ -9,7 +9,7 @@ pub mod layer;
 pub mod leftovers;
 pub mod registry;
 
-pub use client::Pod;
+pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
 pub use image::{Compression, Format, Image};
 pub use layer::{Layer, Meta};
