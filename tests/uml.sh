@@ -80,7 +80,7 @@ chmod +x "$job/init"
 
 # The kernel is quiet but for a panic: its messages would run into the lines of the command.
 LD_PRELOAD=$job/xstate.so TMPDIR=$home "$kernel" mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$job/init" \
-    con=null con0=null,fd:1 con1=null loglevel=1 quiet ${KARGS:-} umid=cradle uml_dir="$job/" </dev/null &
+    con=null con0=null,fd:1 con1=null loglevel=1 ${KARGS:-} umid=cradle uml_dir="$job/" </dev/null &
 guest=$!
 wait $guest
 guest=

@@ -13,4 +13,5 @@ pub mod pidfd;
 pub mod pty;
 pub mod run;
 pub mod signal;
+pub mod socket;
 pub mod spawn;
