@@ -10,7 +10,7 @@ pub mod layer;
 pub mod leftovers;
 pub mod registry;
 
-pub use client::Pod;
+pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
 pub use gate::Gate;
 pub use image::{Compression, Format, Image};

@@ -1,5 +1,6 @@
 //! The stories, one file a subject.
 mod bad_input;
+mod cgroup2;
 mod config;
 mod crash;
 mod exec;
