@@ -4,6 +4,7 @@ mod config;
 mod crash;
 mod exec;
 mod go;
+mod images;
 mod layers;
 mod logs;
 mod neighbours;
