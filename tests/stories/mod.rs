@@ -5,6 +5,7 @@ mod config;
 mod crash;
 mod exec;
 mod go;
+mod images;
 mod layers;
 mod logs;
 mod neighbours;
