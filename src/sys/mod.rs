@@ -10,6 +10,7 @@ pub mod mount;
 pub mod netns;
 pub mod pause;
 pub mod pidfd;
+pub mod procfs;
 pub mod pty;
 pub mod run;
 pub mod signal;
