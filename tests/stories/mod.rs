@@ -13,4 +13,5 @@ mod network;
 mod pod;
 mod pull;
 mod retry;
+mod sandbox_image;
 mod shim;
