@@ -14,3 +14,4 @@ pub mod pty;
 pub mod run;
 pub mod signal;
 pub mod spawn;
+pub mod userns;
