@@ -15,3 +15,4 @@ pub mod pty;
 pub mod run;
 pub mod signal;
 pub mod spawn;
+pub mod userns;
