@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cni;
 pub mod daemon;
+pub mod gate;
 pub mod image;
 pub mod layer;
 pub mod leftovers;
@@ -11,6 +12,7 @@ pub mod registry;
 
 pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
+pub use gate::Gate;
 pub use image::{Compression, Format, Image};
 pub use layer::{Layer, Meta};
 pub use registry::Registry;

@@ -12,6 +12,7 @@ mod namespaces;
 mod process;
 mod resources;
 mod sandbox;
+mod sandbox_image;
 mod seccomp;
 mod security;
 mod signals;
@@ -30,6 +31,7 @@ pub use host::Host;
 pub use process::exec_process;
 pub use resources::{cgroup_path, update_resources};
 pub use sandbox::sandbox;
+pub use sandbox_image::run_sandbox_image;
 pub use signals::{signal_name, stop_signal};
 
 use super::store::sandbox::Pins;

@@ -61,6 +61,14 @@ pub fn identity(input: &ContainerInput<'_>) -> Result<Identity> {
     Ok(Identity { uid: entry.uid, gid, groups, home: entry.home })
 }
 
+/// User and group that an image's `user[:group]` names.
+pub fn of_image(root: &Path, named: &str) -> Result<(u32, u32)> {
+    let (user, group) = named.split_once(':').map_or((named, None), |(user, group)| (user, Some(group)));
+    let entry = find(root, user)?;
+    let gid = group.filter(|g| !g.is_empty()).map_or(Ok(entry.gid), |g| group_id(root, g))?;
+    Ok((entry.uid, gid))
+}
+
 /// An ID as the kernel and every runtime take it.
 pub fn number(field: &str, id: i64) -> Result<u32> {
     let fits = i32::try_from(id).ok().and_then(|id| u32::try_from(id).ok());
