@@ -88,7 +88,6 @@ impl Cri {
             pins: &record.pins,
             shm: shared_memory(&dir, record).as_deref(),
             resolv_conf: None,
-            image: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
         })

@@ -12,6 +12,7 @@ mod records;
 pub mod recover;
 pub mod routes;
 pub mod runtime;
+mod sandbox_image;
 pub mod spec;
 pub mod store;
 

@@ -10,13 +10,17 @@ use crate::thread::Pool;
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
 use futures_util::{Sink, SinkExt, Stream, future::poll_fn};
-use grpcio::{ChannelBuilder, Environment, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, ServiceBuilder, WriteFlags};
+use grpcio::{
+    CallOption, ChannelBuilder, Environment, MetadataBuilder, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink,
+    ServiceBuilder, WriteFlags,
+};
 use log::debug;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// Header that names the containerd namespace.
 const NAMESPACE: &str = "containerd-namespace";
@@ -184,7 +188,10 @@ async fn pump<P>(mut sink: ServerStreamingSink<P>, mut inbox: mpsc::Receiver<P>,
 
 /// Asks a daemon over its unix socket: for `cradled run` and the tests.
 #[derive(Clone)]
-pub struct Client(grpcio::Client);
+pub struct Client {
+    channel: grpcio::Client,
+    namespace: Option<&'static str>,
+}
 
 impl Client {
     /// Connects lazily to a socket path.
@@ -194,11 +201,55 @@ impl Client {
             .max_receive_message_len(max_message)
             .max_send_message_len(max_message)
             .connect(&format!("unix://{}", socket.display()));
-        Client(grpcio::Client::new(channel))
+        Client { channel: grpcio::Client::new(channel), namespace: None }
+    }
+    /// The same connection, with the header that containerd's own services want.
+    pub fn in_namespace(&self, namespace: &'static str) -> Client {
+        Client { channel: self.channel.clone(), namespace: Some(namespace) }
     }
     /// A unary call, with a time limit.
-    pub fn call<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: std::time::Duration) -> Result<P> {
-        self.0.unary_call(method, request, grpcio::CallOption::default().timeout(limit)).map_err(|e| error_of(method.name, e))
+    pub fn call<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: Duration) -> Result<P> {
+        self.channel.unary_call(method, request, self.options(limit)?).map_err(|e| error_of(method.name, e))
+    }
+    /// A unary call; until its answer is here, `between` runs at each tick.
+    pub fn call_while<Q, P: Unpin>(
+        &self,
+        method: &Method<Q, P>,
+        request: &Q,
+        limit: Duration,
+        (tick, mut between): (Duration, impl FnMut()),
+    ) -> Result<P> {
+        let answer = self.channel.unary_call_async(method, request, self.options(limit)?);
+        let mut answer = answer.map_err(|e| error_of(method.name, e))?;
+        // No thread waits for the answer: the completion queue's rings when it is there.
+        let (bell, rung) = crossbeam_channel::bounded(1);
+        let waker = Waker::from(Arc::new(Bell(bell)));
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)) {
+                return answer.map_err(|e| error_of(method.name, e));
+            }
+            if rung.recv_timeout(tick).is_err() {
+                between();
+            }
+        }
+    }
+    fn options(&self, limit: Duration) -> Result<CallOption> {
+        let options = CallOption::default().timeout(limit);
+        let Some(namespace) = self.namespace else { return Ok(options) };
+        let mut headers = MetadataBuilder::new();
+        let added = headers.add_str(NAMESPACE, namespace).map(drop);
+        added.map_err(|e| Error::invalid(format!("namespace \"{namespace}\": cannot be sent")).because(e.to_string()))?;
+        Ok(options.headers(headers.build()))
+    }
+}
+
+/// Wakes whoever waits for a call's answer.
+struct Bell(crossbeam_channel::Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Full = it rings already.
+        let _ = self.0.try_send(());
     }
 }
 

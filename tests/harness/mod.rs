@@ -4,13 +4,15 @@
 pub mod client;
 pub mod cni;
 pub mod daemon;
+pub mod gate;
 pub mod image;
 pub mod layer;
 pub mod leftovers;
 pub mod registry;
 
-pub use client::Pod;
+pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
+pub use gate::Gate;
 pub use image::{Compression, Format, Image};
 pub use layer::{Layer, Meta};
 pub use registry::Registry;

@@ -11,7 +11,7 @@ mod pod_sandbox_status;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
-mod rootfs;
+pub(super) mod rootfs;
 mod run_pod_sandbox;
 mod runtime_config;
 mod start_container;

@@ -73,6 +73,9 @@ fn verbose(sandbox: &Sandbox) -> HashMap<String, String> {
         "netNamespaceClosed": closed,
         "runtimeHandler": sandbox.record.handler,
         "cniResult": result,
+        "image": sandbox.record.snapshot.as_ref().map(|s| &s.image),
+        "snapshotKey": sandbox.record.snapshot.as_ref().map(|s| &s.key),
+        "snapshotter": sandbox.record.snapshot.as_ref().map(|s| &s.snapshotter),
         "createdAt": sandbox.record.created_at,
         "namespaces": {"net": sandbox.record.pins.net, "ipc": sandbox.record.pins.ipc, "uts": sandbox.record.pins.uts},
     });

@@ -8,8 +8,9 @@ use crate::call::Call;
 use crate::cni::Outcome;
 use crate::core::runtime::{Create, Runtime, Stdio};
 use crate::cri::store::creations::{Begun, Creation};
+use crate::cri::store::image::Image;
 use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, name_of, namespaces};
-use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, spec};
+use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, sandbox_image, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
@@ -94,11 +95,13 @@ fn give_up(cri: &Cri, pod: &Pod, record: Record, error: Error) -> Error {
 }
 
 fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> {
-    cri.intend_sandbox(&pod.id, &pod.record, &pod.runtime)?;
+    let image = sandbox_image::needed(cri, call, &record.handler)?;
+    record.snapshot = image.as_ref().map(|image| sandbox_image::snapshot_of(cri, &pod.id, &record.handler, image));
+    cri.intend_sandbox(&pod.id, record, &pod.runtime)?;
     pod_files::write(&cri.dirs.sandbox(&pod.id), &pod.record.config)?;
     pin(&pod.record)?;
     let network = attach(cri, call, pod)?;
-    let started = start(cri, call, pod);
+    let started = start(cri, call, pod, record, image.as_deref());
     // The plugins are waited for even when the process failed: what they set up must be known to be taken down.
     let network = network.map(|n| n.recv().unwrap_or_else(|_| Err(Error::internal("the network set-up ended without a result"))));
     let pid = started?;
@@ -133,18 +136,19 @@ fn attach(cri: &Cri, call: &Call, pod: &Pod) -> Result<Option<Receiver<Result<Ou
     Ok(Some(rx))
 }
 
-fn start(cri: &Cri, call: &Call, pod: &Pod) -> Result<u32> {
-    let spec = cri.sandbox_spec(&pod.id, &pod.record)?;
+fn start(cri: &Cri, call: &Call, pod: &Pod, record: &Record, image: Option<&Image>) -> Result<u32> {
+    let mut spec = cri.sandbox_spec(&pod.id, record)?;
+    let rootfs = image.map_or(Ok(vec![]), |image| sandbox_image::prepare(cri, &pod.id, record, image, &mut spec))?;
     let task = cri.ports.tasks.create(
         call,
         Create {
             id: pod.id.clone(),
             sandbox_id: None,
             spec: serde_json::to_vec(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?,
-            rootfs: vec![],
+            rootfs,
             stdio: Stdio::default(),
             runtime: pod.runtime.clone(),
-            pause: true,
+            pause: image.is_none(),
         },
     )?;
     task.start(call)

@@ -403,4 +403,4 @@ fn set_classes(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
 
 #[cfg(test)]
 #[path = "container_test.rs"]
-mod tests;
+pub(super) mod tests;
