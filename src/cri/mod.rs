@@ -1,9 +1,12 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod assemble;
+mod batches;
+pub mod changes;
 pub mod dirs;
 pub mod exec_output;
 pub mod image;
 pub mod loops;
+pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
@@ -57,6 +60,8 @@ pub struct Cri {
     pub networks: Arc<Networks>,
     /// Sizes of snapshots.
     pub sizes: Arc<Sizes>,
+    /// Tells of pods and containers that change.
+    pub changes: changes::Changes,
     /// CPU rates.
     pub rates: rates::Rates,
     /// Facts about the node.
