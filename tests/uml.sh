@@ -72,14 +72,15 @@ GUEST
 cat >"$job/init" <<INIT
 #!/bin/sh
 bash "$job/script"
+echo 0 >/proc/sys/kernel/printk
 echo o >/proc/sysrq-trigger
 sleep 60
 INIT
 chmod +x "$job/init"
 
-# The kernel's own messages would run into the command's lines: only what is worse than a warning.
+# The kernel is quiet but for a panic: its messages would run into the lines of the command.
 LD_PRELOAD=$job/xstate.so TMPDIR=$home "$kernel" mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$job/init" \
-    con=null con0=null,fd:1 con1=null loglevel=3 quiet ${KARGS:-} umid=cradle uml_dir="$job/" </dev/null &
+    con=null con0=null,fd:1 con1=null loglevel=1 ${KARGS:-} umid=cradle uml_dir="$job/" </dev/null &
 guest=$!
 wait $guest
 guest=

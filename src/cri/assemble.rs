@@ -1,4 +1,5 @@
 //! Assemble: from the config and a pod's records to what spec and core want: runtime, snapshotter, paths, specs.
+use super::spec::Spec;
 use super::store::image::Image;
 use super::store::sandbox::{Record, Sandbox, State, namespaces};
 use super::{Cri, spec};
@@ -7,10 +8,11 @@ use crate::core::runtime::Runtime;
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 use crate::proto::runc_options::Options;
+use crate::sys::cgroup::slice_path;
 use crate::sys::fifo;
-use oci_spec::runtime::Spec;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where `ip netns` and network plugins look for network namespaces.
@@ -62,8 +64,21 @@ impl Cri {
     pub fn cgroup_path(&self, id: &str) -> Result<String> {
         let container = self.containers.by_id.get(id)?;
         let pod = self.sandboxes.by_id.get(&container.record.sandbox_id)?;
-        let parent = &pod.record.config.linux.get_or_default().cgroup_parent;
-        Ok(spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.record.handler)))
+        Ok(self.cgroup_path_in(&pod.record, id))
+    }
+    /// The cgroup of a container, or of the pod's own process, in a pod.
+    pub fn cgroup_path_in(&self, pod: &Record, id: &str) -> String {
+        let parent = &pod.config.linux.get_or_default().cgroup_parent;
+        spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.handler))
+    }
+    /// The pod's own cgroup, if its creator made one for it.
+    pub fn pod_cgroup_path(&self, pod: &Record) -> Option<String> {
+        let parent = pod.config.linux.get_or_default().cgroup_parent.trim_matches('/');
+        match parent.rsplit('/').next() {
+            None | Some("") => None,
+            Some(slice) if self.systemd_cgroup(&pod.handler) => Some(slice_path(slice)),
+            Some(_) => Some(format!("/{parent}")),
+        }
     }
     /// Where a pod's network namespace is pinned.
     pub fn netns_path(&self, id: &str) -> PathBuf {
@@ -85,7 +100,8 @@ impl Cri {
             id,
             config: &record.config,
             pins: &record.pins,
-            shm: shared_memory(&dir, record),
+            shm: shared_memory(&dir, record).as_deref(),
+            resolv_conf: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
         })
@@ -109,6 +125,7 @@ impl Cri {
             rootfs,
             pod_dir: &self.dirs.sandbox(&pod.id),
             volumes_dir: &self.dirs.volumes(id),
+            image_volumes: &BTreeMap::new(),
             host: &self.host,
             options: &self.options(&pod.record.handler)?,
         })
@@ -128,13 +145,13 @@ impl Cri {
             .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
     }
-    fn options(&self, handler: &str) -> Result<spec::Options> {
-        let configured = self.handler(handler)?;
+    fn options(&self, handler: &str) -> Result<spec::Options<'_>> {
         Ok(spec::Options {
+            runtime: &self.runtime,
+            handler: self.handler(handler)?,
             systemd_cgroup: self.systemd_cgroup(handler),
-            privileged_without_host_devices: configured.privileged_without_host_devices,
-            restrict_oom_score_adj: self.runtime.restrict_oom_score_adj,
-            disable_cgroup: self.runtime.disable_cgroup,
+            // mount_setattr came with Linux 5.12; both crun and runc use it where it is.
+            features: spec::Features { recursive_read_only: self.host.kernel >= (5, 12), id_mapped_mounts: false },
         })
     }
 }

@@ -1,10 +1,13 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod about;
 mod assemble;
+mod batches;
+pub mod changes;
 pub mod dirs;
 pub mod exec_output;
 pub mod image;
 pub mod loops;
+pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
@@ -58,6 +61,8 @@ pub struct Cri {
     pub networks: Arc<Networks>,
     /// Sizes of snapshots.
     pub sizes: Arc<Sizes>,
+    /// Tells of pods and containers that change.
+    pub changes: changes::Changes,
     /// CPU rates.
     pub rates: rates::Rates,
     /// Facts about the node.

@@ -46,6 +46,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         order: if runtime.cni.setup_serially { Order::InTurn } else { Order::AtOnce },
     })?;
     let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
+    let rates = super::rates::Rates::new(runtime.stats_collect_period.0, runtime.stats_retention_period.0);
     // Before the first task is asked: what ends in between waits in the queue.
     let subscription = event_monitor::subscribe(events);
     let cri = Arc::new(Cri {
@@ -57,8 +58,9 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         images: Images::new(ports.images.clone(), ports.content.clone()),
         networks,
         sizes: Arc::default(),
-        rates: super::rates::Rates::default(),
-        host: spec::Host::probe(),
+        changes: super::changes::Changes::default(),
+        rates,
+        host: spec::Host::probe()?,
         about,
         ports,
         io: Pool::new("cri-io", 1024)?,

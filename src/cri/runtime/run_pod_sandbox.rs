@@ -70,7 +70,7 @@ fn create(cri: &Cri, call: &Call, creation: Creation, pod: Pod) -> Result<String
             let sandbox = Sandbox { id: pod.id.clone(), record, state: State::Ready { pid }, turns: Arc::default() };
             let ip = sandbox.ips().first().map_or("none of its own".into(), ToString::to_string);
             info!("pod {} ({}) ready: pid {pid}, ip {ip}, {} ms", sandbox.record.name, pod.id, begun.elapsed().as_millis());
-            cri.sandboxes.by_id.put(&pod.id, sandbox);
+            cri.pod_stands(sandbox);
             creation.done(call, &pod.id);
             Ok(pod.id)
         }

@@ -62,6 +62,5 @@ fn mark_stopped(cri: &Cri, sandbox: &Arc<Sandbox>) -> Result<()> {
     }
     record.stopped_at.get_or_insert_with(crate::cri::now);
     cri.save_sandbox(&sandbox.id, &record)?;
-    cri.sandboxes.by_id.swap(&sandbox.id, |s| s.with_record(record).with_state(State::NotReady))?;
-    Ok(())
+    cri.pod_not_ready(&sandbox.id, |s| s.with_record(record))
 }
