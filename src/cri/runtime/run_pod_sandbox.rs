@@ -8,13 +8,15 @@ use crate::call::Call;
 use crate::cni::Outcome;
 use crate::core::runtime::{Create, Runtime, Stdio};
 use crate::cri::store::creations::{Begun, Creation};
-use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, name_of, namespaces};
+use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, id_map, name_of, namespaces};
 use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
+use crate::sys::userns;
 use crossbeam_channel::{Receiver, bounded};
 use log::info;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,9 +57,10 @@ fn intend(cri: &Cri, id: &str, name: String, config: PodSandboxConfig, handler: 
         ipc: own(ipc, "ipc"),
         // A host network comes with the host's name.
         uts: own(net, "uts"),
+        user: id_map(&config).map(|_| dir.join("user")),
     };
     let network = if pins.net.is_some() { Network::Pending } else { Network::Host };
-    Record { name, config, handler, created_at: now(), pins, network, snapshot: None, stopped_at: None }
+    Record { name, config, handler, created_at: now(), pins, network, snapshot: None, image_volumes: BTreeMap::new(), stopped_at: None }
 }
 
 fn create(cri: &Cri, call: &Call, creation: Creation, pod: Pod) -> Result<String> {
@@ -111,7 +114,7 @@ fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> 
 
 fn pin(record: &Record) -> Result<()> {
     let pins = &record.pins;
-    let paths: Vec<(NsKind, PathBuf)> = [(NsKind::Net, &pins.net), (NsKind::Ipc, &pins.ipc), (NsKind::Uts, &pins.uts)]
+    let paths: Vec<(NsKind, PathBuf)> = [(NsKind::User, &pins.user), (NsKind::Net, &pins.net), (NsKind::Ipc, &pins.ipc), (NsKind::Uts, &pins.uts)]
         .into_iter()
         .filter_map(|(kind, path)| Some((kind, path.clone()?)))
         .collect();
@@ -119,7 +122,11 @@ fn pin(record: &Record) -> Result<()> {
         return Ok(());
     }
     let hostname = Some(record.config.hostname.as_str()).filter(|h| !h.is_empty() && pins.uts.is_some());
-    netns::pin(&paths, hostname).during(|| format!("make the namespaces of pod {}", record.name))
+    let made = match id_map(&record.config) {
+        Some(map) => userns::pin(&map, &paths, hostname),
+        None => netns::pin(&paths, hostname),
+    };
+    made.during(|| format!("make the namespaces of pod {}", record.name))
 }
 
 /// Begins CNI ADD beside the rest of the work: nothing in a pod's process depends on it.

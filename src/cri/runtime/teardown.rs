@@ -43,7 +43,7 @@ pub fn network(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
 
 /// Lets go of the pod's namespaces.
 pub fn pins(pins: &Pins) -> Result<()> {
-    for path in [&pins.net, &pins.ipc, &pins.uts].into_iter().flatten() {
+    for path in [&pins.net, &pins.ipc, &pins.uts, &pins.user].into_iter().flatten() {
         netns::unpin(path).during(|| format!("let go of namespace {}", path.display()))?;
     }
     Ok(())
