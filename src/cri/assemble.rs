@@ -1,4 +1,5 @@
 //! Assemble: from the config and a pod's records to what spec and core want: runtime, snapshotter, paths, specs.
+use super::spec::Spec;
 use super::store::image::Image;
 use super::store::sandbox::{Record, Sandbox, State, namespaces};
 use super::{Cri, spec};
@@ -8,9 +9,9 @@ use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 use crate::proto::runc_options::Options;
 use crate::sys::fifo;
-use oci_spec::runtime::Spec;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where `ip netns` and network plugins look for network namespaces.
@@ -85,7 +86,9 @@ impl Cri {
             id,
             config: &record.config,
             pins: &record.pins,
-            shm: shared_memory(&dir, record),
+            shm: shared_memory(&dir, record).as_deref(),
+            resolv_conf: None,
+            image: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
         })
@@ -109,6 +112,7 @@ impl Cri {
             rootfs,
             pod_dir: &self.dirs.sandbox(&pod.id),
             volumes_dir: &self.dirs.volumes(id),
+            image_volumes: &BTreeMap::new(),
             host: &self.host,
             options: &self.options(&pod.record.handler)?,
         })
@@ -128,13 +132,13 @@ impl Cri {
             .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
     }
-    fn options(&self, handler: &str) -> Result<spec::Options> {
-        let configured = self.handler(handler)?;
+    fn options(&self, handler: &str) -> Result<spec::Options<'_>> {
         Ok(spec::Options {
+            runtime: &self.runtime,
+            handler: self.handler(handler)?,
             systemd_cgroup: self.systemd_cgroup(handler),
-            privileged_without_host_devices: configured.privileged_without_host_devices,
-            restrict_oom_score_adj: self.runtime.restrict_oom_score_adj,
-            disable_cgroup: self.runtime.disable_cgroup,
+            // mount_setattr came with Linux 5.12; both crun and runc use it where it is.
+            features: spec::Features { recursive_read_only: self.host.kernel >= (5, 12), id_mapped_mounts: false },
         })
     }
 }

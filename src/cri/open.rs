@@ -53,7 +53,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         networks,
         sizes: Arc::default(),
         rates: super::rates::Rates::default(),
-        host: spec::Host::probe(),
+        host: spec::Host::probe()?,
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,

@@ -12,7 +12,7 @@ use crate::cri::store::sandbox::{self, Sandbox};
 use crate::cri::{Cri, NAMESPACE, dirs, new_id, now, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse};
-use log::info;
+use log::{info, warn};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,7 +111,11 @@ fn prepare(cri: &Cri, wish: &Wish, pod: &Sandbox, image: &Image, (snapshotter, k
     }
     rootfs::with(&cri.dirs.peek(&wish.id), &mounts, |root| {
         let built = cri.container_spec(&wish.id, &wish.config, pod, image, root)?;
+        for warning in &built.warnings {
+            warn!("container {}: {warning}", wish.id);
+        }
         rootfs::make_volumes(root, &built.volumes)?;
+        spec::perform(&built.actions)?;
         Ok(built)
     })
 }
