@@ -2,11 +2,14 @@
 mod assemble;
 pub mod dirs;
 pub mod exec_output;
+pub mod features;
 pub mod image;
+mod image_volumes;
 pub mod loops;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod prepared;
 mod rates;
 mod records;
 pub mod recover;
@@ -60,6 +63,8 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
+    /// What the kernel can do.
+    pub features: features::Features,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.

@@ -9,7 +9,7 @@ use crate::cni::Outcome;
 use crate::core::runtime::{Create, Runtime, Stdio};
 use crate::cri::store::creations::{Begun, Creation};
 use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, id_map, name_of, namespaces};
-use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, spec};
+use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, prepared, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
@@ -142,6 +142,8 @@ fn attach(cri: &Cri, call: &Call, pod: &Pod) -> Result<Option<Receiver<Result<Ou
 
 fn start(cri: &Cri, call: &Call, pod: &Pod) -> Result<u32> {
     let spec = cri.sandbox_spec(&pod.id, &pod.record)?;
+    let mut spec = serde_json::to_value(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?;
+    let mounted = prepared::make(&mut spec, &cri.dirs.sandbox(&pod.id).join("mounts"))?;
     let task = cri.ports.tasks.create(
         call,
         Create {
@@ -154,5 +156,6 @@ fn start(cri: &Cri, call: &Call, pod: &Pod) -> Result<u32> {
             pause: true,
         },
     )?;
+    drop(mounted);
     task.start(call)
 }

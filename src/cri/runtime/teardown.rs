@@ -1,7 +1,7 @@
 //! Teardown: the reverse of each step that built a pod, each free to repeat, since a stop may have died half-way.
 use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Pins, Sandbox};
-use crate::cri::{Cri, NAMESPACE};
+use crate::cri::{Cri, NAMESPACE, image_volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{mount, netns};
 use std::io::ErrorKind;
@@ -84,6 +84,7 @@ pub fn pod(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
     task(cri, call, id)?;
     network(cri, call, sandbox)?;
     pins(&sandbox.record.pins)?;
+    image_volumes::remove(cri, sandbox)?;
     if let Some(held) = &sandbox.record.snapshot {
         snapshot(cri, &held.snapshotter, &held.key)?;
     }
