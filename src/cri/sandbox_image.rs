@@ -9,7 +9,6 @@ use crate::core::snapshot::{Labels, scoped};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ImageSpec, PullImageRequest};
 use crate::sys::mount::Mount;
-use oci_spec::runtime::Spec;
 use protobuf::MessageField;
 use std::sync::Arc;
 
@@ -50,11 +49,12 @@ pub fn snapshot_of(cri: &Cri, id: &str, handler: &str, image: &Image) -> Snapsho
 }
 
 /// Makes that root, and has the spec run what the image says.
-pub fn prepare(cri: &Cri, id: &str, record: &Record, image: &Image, spec: &mut Spec) -> Result<Vec<Mount>> {
+pub fn prepare(cri: &Cri, id: &str, record: &Record, image: &Image, spec: &mut spec::Spec) -> Result<Vec<Mount>> {
     let Some(held) = &record.snapshot else { return Ok(vec![]) };
     let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
     let mounts = cri.ports.snapshotter(&held.snapshotter)?.prepare(&held.key, parent.as_deref(), &Labels::new())?;
     rootfs::with(&cri.dirs.peek(id), &mounts, |root| spec::run_sandbox_image(spec, &image.config, &record.config, root))
         .during(|| format!("sandbox image \"{}\"", held.image))?;
+    spec.annotations.insert(spec::SANDBOX_IMAGE.into(), held.image.clone());
     Ok(mounts)
 }
