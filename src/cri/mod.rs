@@ -14,6 +14,7 @@ pub mod routes;
 pub mod runtime;
 pub mod spec;
 pub mod store;
+pub mod streaming;
 
 pub use open::{Node, open};
 
@@ -60,6 +61,8 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
+    /// Where clients of exec, attach and port-forward come to.
+    pub streaming: Arc<streaming::Front>,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.

@@ -1,13 +1,16 @@
 //! RuntimeService: a file a call, named as the call; steps that several calls share stand in files named after the step.
+mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
-mod exec_sync;
+mod exec;
+pub mod exec_sync;
 pub mod exit;
 mod list_container_stats;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
@@ -23,14 +26,17 @@ mod update_container_resources;
 mod update_runtime_config;
 mod version;
 
+pub use attach::attach;
 pub use container_stats::container_stats;
 pub use container_status::container_status;
 pub use create_container::create_container;
+pub use exec::exec;
 pub use exec_sync::exec_sync;
 pub use list_container_stats::list_container_stats;
 pub use list_containers::list_containers;
 pub use list_pod_sandbox::list_pod_sandbox;
 pub use pod_sandbox_status::pod_sandbox_status;
+pub use port_forward::port_forward;
 pub use remove_container::remove_container;
 pub use remove_pod_sandbox::remove_pod_sandbox;
 pub use reopen_container_log::reopen_container_log;
