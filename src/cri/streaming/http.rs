@@ -207,9 +207,8 @@ impl Head {
             return Err(Refusal::new("403 Forbidden", format!("Sec-WebSocket-Protocol: none of {} is supported here", asked.join(", "))));
         };
         let accept = STANDARD.encode(sha1(format!("{key}{WEBSOCKET_GUID}").as_bytes()));
-        let mut answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n"
-        );
+        let mut answer =
+            format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n");
         if !name.is_empty() {
             answer += &format!("Sec-WebSocket-Protocol: {name}\r\n");
         }
@@ -279,7 +278,11 @@ mod tests {
     #[test]
     fn spdy_takes_the_clients_first_choice_that_is_known() {
         let fields = "Connection: keep-alive, Upgrade\r\nUpgrade: spdy/3.1\r\n";
-        let (speech, answer) = upgraded("/exec/a", &format!("{fields}X-Stream-Protocol-Version: v9, v3.channel.k8s.io\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n")).unwrap();
+        let (speech, answer) = upgraded(
+            "/exec/a",
+            &format!("{fields}X-Stream-Protocol-Version: v9, v3.channel.k8s.io\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n"),
+        )
+        .unwrap();
         assert_eq!(speech, Speech::Spdy(Version::V3));
         assert!(answer.contains("\r\nX-Stream-Protocol-Version: v3.channel.k8s.io\r\n"), "{answer}");
         assert_eq!(upgraded("/exec/a", fields).unwrap().0, Speech::Spdy(Version::V1));
@@ -289,11 +292,15 @@ mod tests {
 
     #[test]
     fn websockets() {
-        let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let fields =
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         let with = |path, protocol: &str| upgraded(path, &format!("{fields}Sec-WebSocket-Protocol: {protocol}\r\n"));
         let (speech, answer) = with("/exec/a", "v5.channel.k8s.io").unwrap();
         assert_eq!(speech, Speech::Channels(Version::V5, Codec::Binary));
-        assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"), "{answer}");
+        assert!(
+            answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"),
+            "{answer}"
+        );
         assert_eq!(with("/exec/a", "x, v4.base64.channel.k8s.io").unwrap().0, Speech::Channels(Version::V4, Codec::Base64));
         assert_eq!(with("/portforward/a", "SPDY/3.1+portforward.k8s.io").unwrap().0, Speech::Tunnel);
         assert_eq!(upgraded("/exec/a", fields).unwrap().0, Speech::Channels(Version::V1, Codec::Binary));

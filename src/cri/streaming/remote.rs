@@ -91,13 +91,8 @@ impl Remote {
         let mut remote = Remote::spdy(link, target, version);
         let s = remote.target.streams();
         let role = |wanted: bool, number| wanted.then_some(number);
-        remote.roles = Roles {
-            stdin: role(s.stdin, 0),
-            stdout: role(s.stdout, 1),
-            stderr: role(s.stderr, 2),
-            error: Some(3),
-            resize: role(s.tty, 4),
-        };
+        remote.roles =
+            Roles { stdin: role(s.stdin, 0), stdout: role(s.stdout, 1), stderr: role(s.stderr, 2), error: Some(3), resize: role(s.tty, 4) };
         // Tells the client that the connection stands.
         let first = remote.roles.stdout.or(remote.roles.stderr).or(remote.roles.error);
         first.into_iter().for_each(|stream| wire.send(stream, &[]));

@@ -136,7 +136,7 @@ impl Spdy {
             return Ok(());
         };
         let headers = decoder.decode(block)?;
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return Err(Violation(format!("stream {stream}: a client's streams have odd, growing numbers")));
         }
         self.last = stream;
@@ -329,7 +329,11 @@ mod tests {
             let Event::Opened { stream: 1, headers } = &events[0] else { panic!("{events:?}") };
             assert_eq!(headers.get("streamType"), Some("stdin"));
             assert_eq!(events.last(), Some(&Event::Ended { stream: 1 }));
-            let bytes: Vec<u8> = events.iter().filter_map(|e| if let Event::Data { bytes, .. } = e { Some(bytes.clone()) } else { None }).flatten().collect();
+            let bytes: Vec<u8> = events
+                .iter()
+                .filter_map(|e| if let Event::Data { bytes, .. } = e { Some(bytes.clone()) } else { None })
+                .flatten()
+                .collect();
             assert_eq!(bytes, b"hello");
             spdy.accept(1);
             spdy.end(1);
