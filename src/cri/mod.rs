@@ -21,6 +21,7 @@ pub mod runtime;
 mod sandbox_image;
 pub mod spec;
 pub mod store;
+pub mod streaming;
 
 pub use open::{Node, open};
 
@@ -71,6 +72,8 @@ pub struct Cri {
     pub host: spec::Host,
     /// What the kernel can do.
     pub features: features::Features,
+    /// Where clients of exec, attach and port-forward come to.
+    pub streaming: Arc<streaming::Front>,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.
