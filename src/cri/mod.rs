@@ -5,12 +5,15 @@ mod batches;
 pub mod changes;
 pub mod dirs;
 pub mod exec_output;
+pub mod features;
 pub mod image;
+mod image_volumes;
 pub mod loops;
 pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod prepared;
 mod rates;
 mod records;
 pub mod recover;
@@ -19,6 +22,8 @@ pub mod runtime;
 mod sandbox_image;
 pub mod spec;
 pub mod store;
+pub mod streaming;
+mod v1alpha2;
 
 pub use open::{Node, open};
 
@@ -67,6 +72,10 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
+    /// What the kernel can do.
+    pub features: features::Features,
+    /// Where clients of exec, attach and port-forward come to.
+    pub streaming: Arc<streaming::Front>,
     /// For verbose Status.
     pub about: about::About,
     /// Core's services.
