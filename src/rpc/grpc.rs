@@ -247,6 +247,11 @@ impl Client {
             }
         }
     }
+    /// A call that is answered by a stream, with a time limit for all of it.
+    pub fn stream<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: Duration) -> Result<Incoming<P>> {
+        let messages = self.channel.server_streaming(method, request, self.options(limit)?);
+        Ok(Incoming { messages: messages.map_err(|e| error_of(method.name, e))?, name: method.name })
+    }
     fn options(&self, limit: Duration) -> Result<CallOption> {
         let options = CallOption::default().timeout(limit);
         let Some(namespace) = self.namespace else { return Ok(options) };
@@ -264,14 +269,6 @@ impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         // Full = it rings already.
         let _ = self.0.try_send(());
-    }
-}
-
-impl Client {
-    /// A call that is answered by a stream, with a time limit for all of it.
-    pub fn stream<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: std::time::Duration) -> Result<Incoming<P>> {
-        let messages = self.0.server_streaming(method, request, grpcio::CallOption::default().timeout(limit));
-        Ok(Incoming { messages: messages.map_err(|e| error_of(method.name, e))?, name: method.name })
     }
 }
 

@@ -106,7 +106,8 @@ impl World<'_> {
         }
         let mut config: ContainerConfig = message("ContainerConfig", &request.container);
         if request.target {
-            let target = ContainerConfig { metadata: some(ContainerMetadata { name: "target".into(), ..Default::default() }), ..config.clone() };
+            let target =
+                ContainerConfig { metadata: some(ContainerMetadata { name: "target".into(), ..Default::default() }), ..config.clone() };
             let mut target = target;
             target.linux.mut_or_insert_default().security_context.mut_or_insert_default().namespace_options = None.into();
             let id = self.create(pod, target).unwrap();

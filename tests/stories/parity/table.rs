@@ -42,7 +42,8 @@ pub fn complaints(found: &[Difference]) -> Vec<String> {
     }
     for row in &rows {
         for (_, request) in row.requests.iter().enumerate().filter(|(i, _)| !used.contains(&(row.line, *i))) {
-            complaints.push(format!("differences.md:{}: no such difference any more: {} {}, request {request}", row.line, row.kind, row.field));
+            complaints
+                .push(format!("differences.md:{}: no such difference any more: {} {}, request {request}", row.line, row.kind, row.field));
         }
     }
     complaints
@@ -90,9 +91,14 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 #[test]
 fn patterns() {
-    for (pattern, text, fits) in
-        [("a*c", "abc", true), ("a*c", "abd", false), ("*", "", true), ("m[*].x", "m[/a].x", true), ("a", "ab", false), ("*b*", "abc", true)]
-    {
+    for (pattern, text, fits) in [
+        ("a*c", "abc", true),
+        ("a*c", "abd", false),
+        ("*", "", true),
+        ("m[*].x", "m[/a].x", true),
+        ("a", "ab", false),
+        ("*b*", "abc", true),
+    ] {
         assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
     }
 }
