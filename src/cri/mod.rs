@@ -4,12 +4,15 @@ mod batches;
 pub mod changes;
 pub mod dirs;
 pub mod exec_output;
+pub mod features;
 pub mod image;
+mod image_volumes;
 pub mod loops;
 pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod prepared;
 mod rates;
 mod records;
 pub mod recover;
@@ -66,6 +69,8 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
+    /// What the kernel can do.
+    pub features: features::Features,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.

@@ -32,7 +32,10 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         make(&node.dirs.state.join(dir))?;
     }
     make(&node.dirs.root.join("containers"))?;
-    super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
+    // What a daemon that was killed in the middle of a creation had mounted for a moment.
+    for dir in ["peek", "containers"] {
+        super::runtime::teardown::unmount_under(&node.dirs.state.join(dir))?;
+    }
     let runtime = config.cri_runtime.clone();
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
@@ -56,6 +59,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         changes: super::changes::Changes::default(),
         rates,
         host: spec::Host::probe()?,
+        features: Default::default(),
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,

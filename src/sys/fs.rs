@@ -8,7 +8,7 @@ mod volume;
 mod walk;
 
 pub use copy::copy_tree;
-pub use inside::{Found, Inside, clean, split};
+pub use inside::{Found, Inside, clean, real_path, split};
 pub use node::{Metadata, Node};
 pub use owners::shift_owners;
 pub use volume::{Volume, device_name, volume};
