@@ -3,7 +3,7 @@ use super::dirs::{Dirs, make};
 use super::loops::{event_monitor, snapshots_syncer};
 use super::networks::Networks;
 use super::store::{Index, container::Containers, image::Images, sandbox::Sandboxes};
-use super::{Cri, Ports, recover, spec};
+use super::{Cri, Ports, recover, spec, streaming};
 use crate::cni::{IpPreference, Plugins, Settings};
 use crate::config::Config;
 use crate::core::events::Bus;
@@ -32,7 +32,10 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         make(&node.dirs.state.join(dir))?;
     }
     make(&node.dirs.root.join("containers"))?;
-    super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
+    // What a daemon that was killed in the middle of a creation had mounted for a moment.
+    for dir in ["peek", "containers"] {
+        super::runtime::teardown::unmount_under(&node.dirs.state.join(dir))?;
+    }
     let runtime = config.cri_runtime.clone();
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
@@ -41,6 +44,9 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         ip_preference: IpPreference::parse(&runtime.cni.ip_pref)?,
     })?;
     let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
+    let rates = super::rates::Rates::new(runtime.stats_collect_period.0, runtime.stats_retention_period.0);
+    let (front, streams) = streaming::bind(&config.cri_server)?;
+    let front = Arc::new(front);
     // Before the first task is asked: what ends in between waits in the queue.
     let subscription = event_monitor::subscribe(events);
     let cri = Arc::new(Cri {
@@ -52,8 +58,11 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         images: Images::new(ports.images.clone(), ports.content.clone()),
         networks,
         sizes: Arc::default(),
-        rates: super::rates::Rates::default(),
+        changes: super::changes::Changes::default(),
+        rates,
         host: spec::Host::probe()?,
+        features: Default::default(),
+        streaming: front.clone(),
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,
@@ -62,6 +71,8 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
     recover::recover(&cri)?;
     let own = cri.clone();
     cri.threads.spawn("cri-events", move |stop| event_monitor::run(&own, &subscription, stop))?;
+    let own = cri.clone();
+    cri.threads.spawn("stream-loop", move |stop| streams.run(own, front, stop))?;
     let (sizes, snapshotters) = (cri.sizes.clone(), cri.ports.snapshotters.clone());
     let period = Duration::from_secs(cri.images_config.stats_collect_period.max(1));
     cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&sizes, &snapshotters, period, stop))?;

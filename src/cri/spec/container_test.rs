@@ -122,7 +122,9 @@ fn plain_container_is_containerds() {
     assert_eq!(spec["linux"]["resources"]["devices"], serde_json::json!([{"allow": false, "access": "rwm"}]));
     assert_eq!(spec["annotations"]["io.kubernetes.cri.image-name"], "docker.io/library/i:latest");
     assert_eq!(spec["annotations"]["io.kubernetes.cri.container-type"], "container");
-    assert!(spec["linux"].get("seccomp").is_none() && spec["linux"].get("maskedPaths").is_none());
+    assert!(spec["linux"].get("seccomp").is_none());
+    // Without a security context the defaults stay.
+    assert!(spec["linux"]["maskedPaths"].as_array().unwrap().iter().any(|p| p == "/proc/kcore"));
     assert!(spec["process"].get("noNewPrivileges").is_none());
     assert_eq!(spec["process"]["user"]["additionalGids"], serde_json::json!([0]));
     let at: Vec<&str> = spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
@@ -252,7 +254,7 @@ fn cdi_and_classes_that_cannot_be_had_are_refused() {
 #[test]
 fn sandbox_runs_the_built_in_pause_read_only_in_its_pins() {
     let mut scene = Scene::new("sandbox");
-    let pins = Pins { net: Some("/run/netns/x".into()), ipc: Some("/i".into()), uts: Some("/u".into()) };
+    let pins = Pins { net: Some("/run/netns/x".into()), ipc: Some("/i".into()), uts: Some("/u".into()), user: None };
     let spec = scene.sandbox(&pins);
     let process = spec.process.clone().unwrap();
     assert_eq!((process.args, process.oom_score_adj, process.no_new_privileges), (vec!["/pause".to_owned()], Some(-998), true));
