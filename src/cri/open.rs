@@ -34,6 +34,8 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
     make(&node.dirs.root.join("containers"))?;
     super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
     let runtime = config.cri_runtime.clone();
+    spec::check_config(&runtime)?;
+    let blockio = Some(PathBuf::from(&config.tasks.blockio_config_file)).filter(|p| !p.as_os_str().is_empty());
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
         cache_dir: cni_cache(&node.dirs),
@@ -53,7 +55,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         networks,
         sizes: Arc::default(),
         rates: super::rates::Rates::default(),
-        host: spec::Host::probe()?,
+        host: spec::Host { blockio_config: blockio, ..spec::Host::probe()? },
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,
