@@ -14,7 +14,7 @@ if [ -n "${SKIP_UML:-}" ]; then
 fi
 [ $# -gt 0 ] || { echo "usage: uml.sh COMMAND [ARG...]" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "uml.sh: needs root, as the guest's files are ours; run it with sudo" >&2; exit 1; }
-kernel=$(command -v linux.uml) && kmod=$(command -v kmod) || {
+linux=$(command -v linux.uml) && command -v kmod >/dev/null || {
     echo "uml.sh: no linux.uml or no kmod here: apt-get install user-mode-linux kmod, or make test SKIP_UML=1" >&2
     exit 1
 }
@@ -78,9 +78,15 @@ sleep 60
 INIT
 chmod +x "$job/init"
 
-# The kernel is quiet but for a panic: its messages would run into the lines of the command.
-LD_PRELOAD=$job/xstate.so TMPDIR=$home "$kernel" mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$job/init" \
-    con=null con0=null,fd:1 con1=null loglevel=1 quiet ${KARGS:-} umid=cradle uml_dir="$job/" </dev/null &
+# The kernel is quiet but for a panic: its messages would run into the lines of the command. In a PID namespace of its own, so
+# that none of its processes outlives it; its first one is a shell, as the kernel itself wants its signals.
+kernel() {
+    TMPDIR=$home LD_PRELOAD=$job/xstate.so "$linux" mem="$memory" root=/dev/root rootfstype=hostfs rootflags=/ ro init="$job/init" \
+        con=null con0=null,fd:1 con1=null quiet loglevel=1 ${KARGS:-} umid=cradle uml_dir="$job/"
+}
+export -f kernel
+export home job linux memory KARGS
+unshare --pid --fork --kill-child=KILL bash -c kernel </dev/null &
 guest=$!
 wait $guest
 guest=

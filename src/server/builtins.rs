@@ -178,8 +178,10 @@ fn instance() -> String {
 
 fn puller(cx: &mut Context<'_>) -> Result<()> {
     let section = &cx.config().cri_images;
+    let (hosts, auths) = remote::tables::read(&section.registry)?;
     let client = remote::Client::new(remote::Config {
-        hosts: remote::hosts::Hosts::from_path(&section.registry.config_path),
+        hosts,
+        auths,
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });

@@ -14,5 +14,6 @@ pub mod procfs;
 pub mod pty;
 pub mod run;
 pub mod signal;
+pub mod socket;
 pub mod spawn;
 pub mod userns;

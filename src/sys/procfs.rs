@@ -57,6 +57,17 @@ pub fn huge_bytes(pid: i32) -> io::Result<u64> {
     Ok(huge_pages(&fs::read_to_string(format!("/proc/{pid}/status"))?))
 }
 
+/// The size of huge pages where no group counts them, as groups name it (`2MB`); None on a kernel without them.
+pub fn huge_page_size() -> Option<String> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kb = text.lines().find_map(|l| l.strip_prefix("Hugepagesize:"))?.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?;
+    Some(match kb >> 10 {
+        0 => format!("{kb}KB"),
+        mb if mb >= 1024 => format!("{}GB", mb >> 10),
+        mb => format!("{mb}MB"),
+    })
+}
+
 /// How many files a process may open before it raises its own limit; None is without limit.
 pub fn soft_open_files(pid: u32) -> io::Result<Option<u64>> {
     Ok(max_open_files(&fs::read_to_string(format!("/proc/{pid}/limits"))?))

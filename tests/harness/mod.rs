@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, reason = "a toolbox: not every story needs every tool")]
 pub mod client;
 pub mod cni;
+pub mod cri_json;
 pub mod daemon;
 pub mod gate;
 pub mod image;

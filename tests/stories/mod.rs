@@ -10,6 +10,7 @@ mod layers;
 mod logs;
 mod neighbours;
 mod network;
+mod parity;
 mod pod;
 mod pull;
 mod retry;

@@ -272,17 +272,15 @@ fn set_mounts(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The pod's files, its /dev/shm, and the image's volumes. A file that the pod has not got is not mounted.
+/// The pod's files, its /dev/shm, and the image's volumes. A file that the pod has not got is not mounted. None is id-mapped: in a
+/// pod with a user namespace they have its owners on disk.
 fn shared(built: &Built, facts: &Facts<'_>) -> Vec<cri::Mount> {
     let (input, context) = (facts.input, facts.context);
-    let user = context.namespace_options.get_or_default().userns_options.get_or_default();
     let mount = |container: &str, host: &Path, readonly: bool| cri::Mount {
         container_path: container.to_owned(),
         host_path: host.display().to_string(),
         readonly,
         selinux_relabel: host.starts_with(input.pod_dir) || host.starts_with(input.volumes_dir),
-        uidMappings: user.uids.clone(),
-        gidMappings: user.gids.clone(),
         ..cri::Mount::default()
     };
     let mut list = Vec::new();
@@ -295,8 +293,7 @@ fn shared(built: &Built, facts: &Facts<'_>) -> Vec<cri::Mount> {
     let own_shm = input.pod_dir.join("shm");
     let shm = if facts.modes.ipc == NamespaceMode::NODE { Path::new("/dev/shm") } else { &own_shm };
     if shm.exists() {
-        // Empty at first and not id-mapped: tmpfs can not be before Linux 6.3.
-        list.push(cri::Mount { uidMappings: vec![], gidMappings: vec![], ..mount("/dev/shm", shm, false) });
+        list.push(mount("/dev/shm", shm, false));
     }
     list.extend(built.volumes.iter().map(|v| mount(&v.container_path.display().to_string(), &v.host_path, false)));
     list

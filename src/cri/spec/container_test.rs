@@ -260,7 +260,7 @@ fn cdi_and_classes_that_cannot_be_had_are_refused() {
 #[test]
 fn sandbox_runs_the_built_in_pause_read_only_in_its_pins() {
     let mut scene = Scene::new("sandbox");
-    let pins = Pins { net: Some("/run/netns/x".into()), ipc: Some("/i".into()), uts: Some("/u".into()) };
+    let pins = Pins { net: Some("/run/netns/x".into()), ipc: Some("/i".into()), uts: Some("/u".into()), user: None };
     let spec = scene.sandbox(&pins);
     let process = spec.process.clone().unwrap();
     assert_eq!((process.args, process.oom_score_adj, process.no_new_privileges), (vec!["/pause".to_owned()], Some(-998), true));

@@ -9,6 +9,9 @@ use crate::proto::cri::{self, MountPropagation};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+/// How each error begins that the kubelet shall take for that of an image volume.
+const IMAGE_FAILED: &str = "ImageVolumeMountFailed: ";
+
 /// Never relabelled: other programs of the node would lose them (CVE-2021-43816).
 const NOT_RELABELLED: [&str; 21] = [
     "/",
@@ -109,8 +112,15 @@ pub fn check(mounts: &[cri::Mount], features: Option<Features>) -> Result<()> {
         let propagation = m.propagation.enum_value();
         let Ok(propagation) = propagation else { return bad("propagation", "unknown value") };
         if m.image.is_some() {
+            let bad = |field: &str, why: &str| Err(Error::invalid(format!("{IMAGE_FAILED}mounts[{at}].{field}: {why}")));
             if !m.host_path.is_empty() {
                 return bad("host_path", "must be empty for an image volume");
+            }
+            if m.image.image.is_empty() {
+                return bad("image.image", "is empty: name the image to mount");
+            }
+            if !m.readonly {
+                return bad("readonly", "must be true for an image volume");
             }
             if m.image_sub_path.starts_with('/') || Path::new(&m.image_sub_path).components().any(|c| c == Component::ParentDir) {
                 return bad("image_sub_path", &format!("{:?} leads out of the image", m.image_sub_path));
@@ -202,10 +212,7 @@ pub fn table(wanted: Wanted<'_>, host: &Host) -> Result<Table> {
 fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, read: &mut Option<Propagations>) -> Result<Mount> {
     let source = match m.image.as_ref() {
         Some(image) => wanted.images.get(&m.container_path).cloned().ok_or_else(|| {
-            Error::new(
-                Kind::Unknown,
-                format!("ImageVolumeMountFailed: image volume {:?} for {} is not mounted", image.image, m.container_path),
-            )
+            Error::new(Kind::Unknown, format!("{IMAGE_FAILED}image volume {:?} for {} is not mounted", image.image, m.container_path))
         })?,
         None => source(Path::new(&m.host_path), table)?,
     };
@@ -237,8 +244,11 @@ fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, rea
         table.actions.push(Action::Relabel { path: source.clone(), label: wanted.label.to_owned() });
     }
     let mut made = mount(&clean(&m.container_path), "bind", &source.display().to_string(), &options);
-    made.uid_mappings = mount_map(&m.uidMappings);
-    made.gid_mappings = mount_map(&m.gidMappings);
+    // What the pod mounted of an image has the right owners already.
+    if m.image.is_none() {
+        made.uid_mappings = mount_map(&m.uidMappings);
+        made.gid_mappings = mount_map(&m.gidMappings);
+    }
     if !made.uid_mappings.is_empty() && !wanted.features.id_mapped_mounts {
         return Err(Error::precondition(format!(
             "mounts: {} is to be id-mapped, which the runtime handler does not support",

@@ -83,6 +83,12 @@ fn line(mappings: &[cri::IDMapping], field: &str) -> Result<Vec<IdMapping>> {
     if one.length < 1 {
         return Err(Error::invalid(format!("{at}: the mapping has length 0")));
     }
+    if one.container_id != 0 {
+        return Err(Error::invalid(format!(
+            "{at}: the mapping starts with ID {} in the container, so that its root is not mapped",
+            one.container_id
+        )));
+    }
     if one.host_id.checked_add(one.length - 1).is_none() || one.container_id.checked_add(one.length - 1).is_none() {
         return Err(Error::invalid(format!("{at}: the mapping goes past the last id")));
     }
@@ -116,7 +122,7 @@ pub fn of_sandbox(modes: Modes, pins: &Pins, map: Option<&IdMap>) -> Vec<Namespa
         list.push(entry("network", pins.net.as_deref()));
     }
     if map.is_some() {
-        list.push(entry("user", None));
+        list.push(entry("user", pins.user.as_deref()));
     }
     list
 }
@@ -166,7 +172,7 @@ pub fn of_container(modes: Modes, joined: &Joined<'_>, map: Option<&IdMap>) -> R
         list.push(entry("cgroup", None));
     }
     if map.is_some() {
-        list.push(Namespace { kind: "user".into(), path: of(joined.sandbox_pid, "user") });
+        list.push(shared("user", "user", &joined.pins.user));
     }
     Ok(list)
 }
@@ -184,9 +190,12 @@ mod tests {
 
     #[test]
     fn sandbox_joins_pins_and_leaves_out_the_nodes() {
-        let pins = Pins { net: Some("/n".into()), ipc: Some("/i".into()), uts: Some("/u".into()) };
+        let pins = Pins { net: Some("/n".into()), ipc: Some("/i".into()), uts: Some("/u".into()), user: None };
         assert_eq!(names(&of_sandbox(POD, &pins, None)), ["pid", "ipc=/i", "uts=/u", "mount", "network=/n"]);
         assert_eq!(names(&of_sandbox(NODE, &Pins::default(), None)), ["mount"]);
+        let map = IdMap { uids: vec![], gids: vec![] };
+        let pins = Pins { user: Some("/s".into()), ..Pins::default() };
+        assert_eq!(names(&of_sandbox(NODE, &pins, Some(&map))), ["mount", "user=/s"]);
     }
 
     #[test]
@@ -226,7 +235,9 @@ mod tests {
         );
         let zero = cri::IDMapping { length: 0, ..one.clone() };
         let past = cri::IDMapping { host_id: u32::MAX, ..one.clone() };
-        let bad: [(NamespaceMode, Vec<cri::IDMapping>, Vec<cri::IDMapping>); 6] = [
+        let rootless = cri::IDMapping { container_id: 1, ..one.clone() };
+        let bad: [(NamespaceMode, Vec<cri::IDMapping>, Vec<cri::IDMapping>); 7] = [
+            (NamespaceMode::POD, vec![rootless], vec![one.clone()]),
             (NamespaceMode::NODE, vec![one.clone()], vec![]),
             (NamespaceMode::POD, vec![], vec![one.clone()]),
             (NamespaceMode::POD, vec![one.clone(), one.clone()], vec![one.clone()]),

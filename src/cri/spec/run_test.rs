@@ -18,7 +18,7 @@ impl Drop for Holder {
 fn holder() -> (Holder, Pins) {
     let child = Holder(Command::new("unshare").args(["-n", "-u", "-i", "sleep", "60"]).spawn().unwrap());
     let of = |kind: &str| Some(PathBuf::from(format!("/proc/{}/ns/{kind}", child.0.id())));
-    let pins = Pins { net: of("net"), ipc: of("ipc"), uts: of("uts") };
+    let pins = Pins { net: of("net"), ipc: of("ipc"), uts: of("uts"), user: None };
     let own = fs::read_link("/proc/self/ns/ipc").unwrap();
     while fs::read_link(pins.ipc.as_ref().unwrap()).unwrap() == own {
         std::thread::sleep(std::time::Duration::from_millis(5));

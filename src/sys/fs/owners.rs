@@ -1,7 +1,8 @@
 //! Owners of a whole tree moved into a user namespace's range: for file systems that cannot show them mapped.
 use super::{Metadata, Node, Step, open_dir, walk};
 use crate::sys::userns::{IdMap, outside};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
 use std::path::Path;
@@ -19,29 +20,39 @@ const WITHOUT_ROOT: usize = 20;
 /// below are an error. Setuid bits and file capabilities are kept, the latter as those of the namespace's root.
 pub fn shift_owners(root: &Path, map: &IdMap) -> io::Result<()> {
     let top = open_dir(root)?;
-    let mut seen = std::collections::HashSet::new();
+    // A file of several names is moved once. By its inode its owner is known, not that it is done: on an overlay the first name's
+    // change takes it off the others.
+    let mut moved: HashMap<(u64, u64), (u32, u32)> = HashMap::new();
     walk(top.try_clone()?, &mut |step| match step {
         Step::File { parent, name, .. } => {
             let node = Node::place(parent, name.to_bytes())?;
             let stat = node.stat()?;
-            // A file of several names is moved once.
-            if stat.st_nlink > 1 && !seen.insert((stat.st_dev, stat.st_ino)) {
-                return Ok(());
+            let wanted = mapped(&stat, map);
+            if stat.st_nlink == 1 {
+                return give(&node, wanted, map);
             }
-            shift(&node, map)
+            let wanted = *moved.entry((stat.st_dev, stat.st_ino)).or_insert(wanted);
+            if (stat.st_uid, stat.st_gid) == wanted { Ok(()) } else { give(&node, wanted, map) }
         }
         Step::Enter { .. } => Ok(()),
-        Step::Leave { dir, .. } => shift(&Node::Open(dir.try_clone_to_owned()?), map),
+        Step::Leave { dir, .. } => {
+            let node = Node::Open(dir.try_clone_to_owned()?);
+            give(&node, mapped(&node.stat()?, map), map)
+        }
     })?;
-    shift(&Node::Open(top), map)
+    let top = Node::Open(top);
+    give(&top, mapped(&top.stat()?, map), map)
 }
 
-fn shift(node: &Node, map: &IdMap) -> io::Result<()> {
+fn mapped(stat: &Stat, map: &IdMap) -> (u32, u32) {
+    (outside(&map.uids, stat.st_uid).unwrap_or(NOBODY), outside(&map.gids, stat.st_gid).unwrap_or(NOBODY))
+}
+
+fn give(node: &Node, (uid, gid): (u32, u32), map: &IdMap) -> io::Result<()> {
     let stat = node.stat()?;
     let old = Metadata::of(&stat);
     let kind = FileType::from_raw_mode(stat.st_mode);
     let capabilities = if kind == FileType::RegularFile { node.xattr(CAPABILITIES)? } else { None };
-    let (uid, gid) = (outside(&map.uids, old.uid).unwrap_or(NOBODY), outside(&map.gids, old.gid).unwrap_or(NOBODY));
     node.set_owner(uid, gid)?;
     if kind != FileType::Symlink && old.mode & 0o7000 != 0 {
         node.set_mode(old.mode)?;
