@@ -1,6 +1,6 @@
 //! Checks of a whole request before anything exists; each error begins with the field.
 use super::sysctl::{Defaults, Own};
-use super::{capabilities, devices, files, mounts, namespaces, process, resources, seccomp, security, signal, sysctl, user};
+use super::{capabilities, cdi, devices, files, mounts, namespaces, process, resources, seccomp, security, signal, sysctl, user};
 use crate::error::{Error, Result};
 use crate::proto::cri::{self, NamespaceMode};
 
@@ -62,6 +62,7 @@ pub fn check_container(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxC
     process::check_env(&config.envs)?;
     mounts::check(&config.mounts, None)?;
     devices::check(&config.devices)?;
+    cdi::check(config)?;
     check_keys(&config.labels, "labels")?;
     check_keys(&config.annotations, "annotations")?;
     plain(&config.log_path, "log_path")?;
