@@ -8,6 +8,7 @@ use crate::core::runtime::Runtime;
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 use crate::proto::runc_options::Options;
+use crate::sys::cgroup::slice_path;
 use crate::sys::fifo;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -81,8 +82,21 @@ impl Cri {
     pub fn cgroup_path(&self, id: &str) -> Result<String> {
         let container = self.containers.by_id.get(id)?;
         let pod = self.sandboxes.by_id.get(&container.record.sandbox_id)?;
-        let parent = &pod.record.config.linux.get_or_default().cgroup_parent;
-        Ok(spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.record.handler)))
+        Ok(self.cgroup_path_in(&pod.record, id))
+    }
+    /// The cgroup of a container, or of the pod's own process, in a pod.
+    pub fn cgroup_path_in(&self, pod: &Record, id: &str) -> String {
+        let parent = &pod.config.linux.get_or_default().cgroup_parent;
+        spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.handler))
+    }
+    /// The pod's own cgroup, if its creator made one for it.
+    pub fn pod_cgroup_path(&self, pod: &Record) -> Option<String> {
+        let parent = pod.config.linux.get_or_default().cgroup_parent.trim_matches('/');
+        match parent.rsplit('/').next() {
+            None | Some("") => None,
+            Some(slice) if self.systemd_cgroup(&pod.handler) => Some(slice_path(slice)),
+            Some(_) => Some(format!("/{parent}")),
+        }
     }
     /// Where a pod's network namespace is pinned.
     pub fn netns_path(&self, id: &str) -> PathBuf {
@@ -106,7 +120,6 @@ impl Cri {
             pins: &record.pins,
             shm: shared_memory(&dir, record).as_deref(),
             resolv_conf: None,
-            image: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
         })

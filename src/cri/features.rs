@@ -27,9 +27,7 @@ impl Features {
         *self.0.get_or_init(|| {
             let some = vec![userns::IdRange { inside: 0, outside: 65_536, count: 65_536 }];
             let map = userns::IdMap { uids: some.clone(), gids: some };
-            let answer = |what: &str, tried: std::io::Result<()>| {
-                tried.inspect_err(|e| info!("{what} cannot be offered: {e}")).is_ok()
-            };
+            let answer = |what: &str, tried: std::io::Result<()>| tried.inspect_err(|e| info!("{what} cannot be offered: {e}")).is_ok();
             Kernel {
                 user_namespaces: answer("user namespaces", mount::can_map(dir, &map)),
                 recursive_read_only: answer("recursive read-only mounts", mount::can_set_recursively(dir)),

@@ -105,6 +105,7 @@ fn record(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image) -> Result<Snapshot> 
     let held = Snapshot {
         snapshotter: cri.snapshotter_for(&sandbox.record.handler),
         key: scoped(NAMESPACE, &format!("image-volume-{}-{digits}", sandbox.id)),
+        image: String::new(),
     };
     let mut record = sandbox.record.clone();
     record.image_volumes.insert(image.id.clone(), held.clone());

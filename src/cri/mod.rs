@@ -1,11 +1,14 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod assemble;
+mod batches;
+pub mod changes;
 pub mod dirs;
 pub mod exec_output;
 pub mod features;
 pub mod image;
 mod image_volumes;
 pub mod loops;
+pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
@@ -15,6 +18,7 @@ mod records;
 pub mod recover;
 pub mod routes;
 pub mod runtime;
+mod sandbox_image;
 pub mod spec;
 pub mod store;
 
@@ -59,6 +63,8 @@ pub struct Cri {
     pub networks: Arc<Networks>,
     /// Sizes of snapshots.
     pub sizes: Arc<Sizes>,
+    /// Tells of pods and containers that change.
+    pub changes: changes::Changes,
     /// CPU rates.
     pub rates: rates::Rates,
     /// Facts about the node.

@@ -44,6 +44,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         ip_preference: IpPreference::parse(&runtime.cni.ip_pref)?,
     })?;
     let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
+    let rates = super::rates::Rates::new(runtime.stats_collect_period.0, runtime.stats_retention_period.0);
     // Before the first task is asked: what ends in between waits in the queue.
     let subscription = event_monitor::subscribe(events);
     let cri = Arc::new(Cri {
@@ -55,7 +56,8 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         images: Images::new(ports.images.clone(), ports.content.clone()),
         networks,
         sizes: Arc::default(),
-        rates: super::rates::Rates::default(),
+        changes: super::changes::Changes::default(),
+        rates,
         host: spec::Host::probe()?,
         features: Default::default(),
         oci_runtime: node.oci_runtime,

@@ -41,7 +41,8 @@ pub fn check(spec: &Value) -> Result<()> {
         if let Some(map) = &one.changes.map {
             let tried = mount::can_map(&one.source, map);
             tried.map_err(|e| {
-                let text = "mounts.uidMappings: its file system cannot be id-mapped by this kernel; use another volume, or no user namespace";
+                let text =
+                    "mounts.uidMappings: its file system cannot be id-mapped by this kernel; use another volume, or no user namespace";
                 Error::precondition(format!("{}: {text}", one.source.display())).because(e)
             })?;
         }
@@ -137,9 +138,7 @@ mod tests {
     #[test]
     fn what_cannot_be_mapped_is_known_before() {
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
-        let of = |uids: &Value, gids: &Value| {
-            json!({"mounts": [{"source": "/proc", "options": ["rbind"], "uidMappings": uids, "gidMappings": gids}]})
-        };
+        let of = |uids: &Value, gids: &Value| json!({"mounts": [{"source": "/proc", "options": ["rbind"], "uidMappings": uids, "gidMappings": gids}]});
         assert!(check(&of(&map, &map)).unwrap_err().chain().contains("/proc: mounts.uidMappings"));
         assert!(check(&of(&map, &json!([]))).unwrap_err().chain().contains("go together"));
     }

@@ -145,7 +145,14 @@ fn set_attributes(held: BorrowedFd<'_>, attr: &libc::mount_attr, depth: Depth) -
     let flags = libc::AT_EMPTY_PATH | if depth == Depth::Recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `held` is open, the path is a constant C string, and `attr` is a mount_attr of the size that is passed along.
     let done = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, held.as_raw_fd(), c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<libc::mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            held.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<libc::mount_attr>(),
+        )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

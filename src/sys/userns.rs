@@ -141,9 +141,7 @@ pub fn pin(map: &IdMap, paths: &[(NsKind, PathBuf)], hostname: Option<&str>) -> 
     let owned = name.to_owned();
     let named =
         netns::in_namespace(uts, move || rustix::system::sethostname(owned.as_bytes()).during(|| format!("set host name \"{owned}\"")));
-    named.map_err(|error| {
-        paths.iter().filter_map(|(_, path)| netns::unpin(path).err()).fold(error, crate::error::Error::and_also)
-    })
+    named.map_err(|error| paths.iter().filter_map(|(_, path)| netns::unpin(path).err()).fold(error, crate::error::Error::and_also))
 }
 
 /// Whether this process can make user namespaces with maps of their own; else why not.

@@ -185,7 +185,14 @@ fn resolved(manifest_desc: Descriptor, manifest: &[u8], config: (Descriptor, &[u
     let manifest = parse_manifest(manifest).map_err(|e| invalid("cannot be read".into()).because(e))?;
     if is_artifact(&config_desc) {
         let layers = files(&layers).during(|| format!("image manifest {}", manifest_desc.digest))?;
-        return Ok(Resolved { manifest, manifest_desc, shape: Shape::Artifact, config: ImageConfiguration::default(), config_desc, layers });
+        return Ok(Resolved {
+            manifest,
+            manifest_desc,
+            shape: Shape::Artifact,
+            config: ImageConfiguration::default(),
+            config_desc,
+            layers,
+        });
     }
     let config: ImageConfiguration = serde_json::from_slice(config_bytes)
         .map_err(|e| invalid(format!("its configuration {} cannot be read", config_desc.digest)).because(e))?;

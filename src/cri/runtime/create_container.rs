@@ -58,7 +58,7 @@ fn create(cri: &Cri, call: &Call, creation: Creation, wish: Wish) -> Result<Stri
                 ended: Arc::default(),
                 stopping: Arc::default(),
             };
-            cri.containers.by_id.put(&wish.id, container);
+            cri.container_created(container);
             creation.done(call, &wish.id);
             Ok(wish.id)
         }

@@ -109,7 +109,7 @@ fn running(cri: &Cri, container: &Container, pid: u32, at: i64) -> Result<()> {
     let mut record = container.record.clone();
     record.life = Life::Started { at };
     cri.save_container(&container.id, &record)?;
-    cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.with_state(State::Running { pid, started_at: at }) })?;
+    cri.container_runs(&container.id, |c| Container { record, ..c.with_state(State::Running { pid, started_at: at }) })?;
     match cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|task| task.exited()) {
         Some(exit) => super::exit::container(cri, &container.id, &exit),
         None => Ok(()),

@@ -7,13 +7,13 @@ pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// The pod's id: shims group by it.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
+/// The pod's image, where the config names one.
+pub const SANDBOX_IMAGE: &str = "io.kubernetes.cri.podsandbox.image-name";
+
 /// What the annotations tell of.
 pub enum Subject<'a> {
-    /// A sandbox, with its image.
-    Sandbox {
-        /// Its image.
-        image: &'a str,
-    },
+    /// A sandbox.
+    Sandbox,
     /// A container.
     Container {
         /// Its name.
@@ -34,10 +34,9 @@ pub fn standard(sandbox_id: &str, pod: &cri::PodSandboxConfig, subject: &Subject
     put("sandbox-uid", &pod.metadata.uid);
     put("sandbox-name", &pod.metadata.name);
     match subject {
-        Subject::Sandbox { image } => {
+        Subject::Sandbox => {
             put("container-type", "sandbox");
             put("sandbox-log-directory", &pod.log_directory);
-            put("podsandbox.image-name", image);
             if let Some(sum) = pod.linux.as_ref().and_then(|l| l.resources.as_ref()) {
                 put("sandbox-cpu-period", &sum.cpu_period.to_string());
                 put("sandbox-cpu-quota", &sum.cpu_quota.to_string());

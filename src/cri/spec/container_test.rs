@@ -7,12 +7,12 @@ use serde_json::Value;
 use std::fs;
 
 /// A pod's directory and a root filesystem.
-pub(super) struct Scene {
-    pub(super) dir: PathBuf,
+pub(in crate::cri::spec) struct Scene {
+    pub(in crate::cri::spec) dir: PathBuf,
     config: Config,
-    pub(super) host: Host,
-    pub(super) pod: cri::PodSandboxConfig,
-    pub(super) request: cri::ContainerConfig,
+    pub(in crate::cri::spec) host: Host,
+    pub(in crate::cri::spec) pod: cri::PodSandboxConfig,
+    pub(in crate::cri::spec) request: cri::ContainerConfig,
     image: ImageConfiguration,
 }
 
@@ -23,7 +23,7 @@ impl Drop for Scene {
 }
 
 impl Scene {
-    pub(super) fn new(name: &str) -> Scene {
+    pub(in crate::cri::spec) fn new(name: &str) -> Scene {
         let dir = std::env::temp_dir().join(format!("cradle-spec-{name}-{}", std::process::id()));
         for sub in ["rootfs/etc", "pod/shm", "volumes"] {
             fs::create_dir_all(dir.join(sub)).unwrap();
@@ -45,16 +45,16 @@ impl Scene {
         Scene { dir, config: Config::default(), host: Host::plain(), pod, request, image }
     }
 
-    pub(super) fn image(&mut self, config: Value) {
+    pub(in crate::cri::spec) fn image(&mut self, config: Value) {
         let whole = serde_json::json!({"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]},"config":config});
         self.image = serde_json::from_value(whole).unwrap();
     }
 
-    pub(super) fn context(&mut self) -> &mut cri::LinuxContainerSecurityContext {
+    pub(in crate::cri::spec) fn context(&mut self) -> &mut cri::LinuxContainerSecurityContext {
         self.request.linux.mut_or_insert_default().security_context.mut_or_insert_default()
     }
 
-    pub(super) fn pod_context(&mut self) -> &mut cri::LinuxSandboxSecurityContext {
+    pub(in crate::cri::spec) fn pod_context(&mut self) -> &mut cri::LinuxSandboxSecurityContext {
         self.pod.linux.mut_or_insert_default().security_context.mut_or_insert_default()
     }
 
@@ -62,7 +62,7 @@ impl Scene {
         self.build_with(&Pins::default(), 42)
     }
 
-    pub(super) fn build_with(&self, pins: &Pins, sandbox_pid: u32) -> Result<Built> {
+    pub(in crate::cri::spec) fn build_with(&self, pins: &Pins, sandbox_pid: u32) -> Result<Built> {
         check_container(&self.request, &self.pod)?;
         let runtime = &self.config.cri_runtime;
         container(&ContainerInput {
@@ -89,7 +89,7 @@ impl Scene {
         Options { runtime, handler, systemd_cgroup: false, features: Default::default() }
     }
 
-    pub(super) fn sandbox(&self, pins: &Pins) -> Spec {
+    pub(in crate::cri::spec) fn sandbox(&self, pins: &Pins) -> Spec {
         crate::cri::spec::check_sandbox(&self.pod).unwrap();
         sandbox(&SandboxInput {
             id: "cd",
@@ -97,7 +97,6 @@ impl Scene {
             pins,
             shm: Some(&self.dir.join("pod/shm")),
             resolv_conf: None,
-            image: None,
             host: &self.host,
             options: &self.options(&self.config.cri_runtime),
         })
@@ -123,7 +122,9 @@ fn plain_container_is_containerds() {
     assert_eq!(spec["linux"]["resources"]["devices"], serde_json::json!([{"allow": false, "access": "rwm"}]));
     assert_eq!(spec["annotations"]["io.kubernetes.cri.image-name"], "docker.io/library/i:latest");
     assert_eq!(spec["annotations"]["io.kubernetes.cri.container-type"], "container");
-    assert!(spec["linux"].get("seccomp").is_none() && spec["linux"].get("maskedPaths").is_none());
+    assert!(spec["linux"].get("seccomp").is_none());
+    // Without a security context the defaults stay.
+    assert!(spec["linux"]["maskedPaths"].as_array().unwrap().iter().any(|p| p == "/proc/kcore"));
     assert!(spec["process"].get("noNewPrivileges").is_none());
     assert_eq!(spec["process"]["user"]["additionalGids"], serde_json::json!([0]));
     let at: Vec<&str> = spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
@@ -281,7 +282,9 @@ fn user_namespace_maps_and_joins() {
     let sandbox = scene.sandbox(&Pins::default());
     assert_eq!(sandbox.linux.uid_mappings[0].host_id, 65536);
     assert!(!sandbox.linux.sysctl.contains_key("net.ipv4.ping_group_range"));
-    assert!(scene.build().unwrap_err().chain().contains("id-mapped"));
+    let spec = scene.build().unwrap().spec;
+    assert!(spec.linux.namespaces.iter().any(|n| n.kind == "user" && n.path == "/proc/42/ns/user"));
+    assert!(spec.mounts.iter().all(|m| m.uid_mappings.is_empty()), "the pod's files have its owners on disk");
 }
 
 #[path = "run_test.rs"]

@@ -18,6 +18,7 @@ mod options;
 mod process;
 mod resources;
 mod sandbox;
+mod sandbox_image;
 mod seccomp;
 mod seccomp_table;
 mod security;
@@ -26,7 +27,7 @@ mod sysctl;
 mod user;
 
 pub use actions::{Action, perform};
-pub use annotations::{CONTAINER_TYPE, SANDBOX_ID};
+pub use annotations::{CONTAINER_TYPE, SANDBOX_ID, SANDBOX_IMAGE};
 pub use check::{check_container, check_sandbox};
 pub use container::{Built, ContainerInput, Volume, container};
 pub use host::{CgroupMode, Host};
@@ -34,7 +35,8 @@ pub use oci::{Process, Resources, Spec};
 pub use options::{Features, Options};
 pub use process::exec_process;
 pub use resources::{cgroup_path, update_resources};
-pub use sandbox::{SandboxImage, SandboxInput, sandbox};
+pub use sandbox::{SandboxInput, sandbox};
+pub use sandbox_image::run_sandbox_image;
 
 use crate::error::Result;
 use crate::proto::cri;

@@ -211,10 +211,7 @@ pub fn table(wanted: Wanted<'_>, host: &Host) -> Result<Table> {
 fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, read: &mut Option<Propagations>) -> Result<Mount> {
     let source = match m.image.as_ref() {
         Some(image) => wanted.images.get(&m.container_path).cloned().ok_or_else(|| {
-            Error::new(
-                Kind::Unknown,
-                format!("{IMAGE_FAILED}image volume {:?} for {} is not mounted", image.image, m.container_path),
-            )
+            Error::new(Kind::Unknown, format!("{IMAGE_FAILED}image volume {:?} for {} is not mounted", image.image, m.container_path))
         })?,
         None => source(Path::new(&m.host_path), table)?,
     };

@@ -66,10 +66,7 @@ fn bad_fields_are_named() {
         ("host_path", asked("/a", "tmp")),
         ("host_path", asked("/a", "")),
         ("image_sub_path", cri::Mount { image_sub_path: "x".into(), ..asked("/a", "/tmp") }),
-        (
-            "image_sub_path",
-            cri::Mount { image_sub_path: "a/../../x".into(), ..image_volume() },
-        ),
+        ("image_sub_path", cri::Mount { image_sub_path: "a/../../x".into(), ..image_volume() }),
         ("propagation", cri::Mount { propagation: protobuf::EnumOrUnknown::from_i32(9), ..asked("/a", "/tmp") }),
         ("recursive_read_only", cri::Mount { recursive_read_only: true, ..asked("/a", "/tmp") }),
         (

@@ -4,26 +4,16 @@ use super::check::int;
 use super::host::Host;
 use super::oci::Spec;
 use super::options::Options;
-use super::process::{self, ImageProcess};
 use super::sysctl::{Defaults, Own};
 use super::user::{ImageGroups, Wanted};
 use super::{base, mounts, namespaces, resources, seccomp, security, sysctl, user};
 use crate::cri::store::sandbox::Pins;
 use crate::error::Result;
 use crate::proto::cri::{self, NamespaceMode};
-use oci_spec::image::ImageConfiguration;
 use std::path::Path;
 
 /// Where the runtime room puts the built-in pause.
 const PAUSE: &str = "/pause";
-
-/// A sandbox image, where the config names one.
-pub struct SandboxImage<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its config.
-    pub config: &'a ImageConfiguration,
-}
 
 /// What a sandbox's spec is made from.
 pub struct SandboxInput<'a> {
@@ -37,8 +27,6 @@ pub struct SandboxInput<'a> {
     pub shm: Option<&'a Path>,
     /// The pod's resolv.conf, where the sandbox's process reads it (VM runtimes).
     pub resolv_conf: Option<&'a Path>,
-    /// Its image; the built-in pause without one.
-    pub image: Option<SandboxImage<'a>>,
     /// Facts.
     pub host: &'a Host,
     /// Config.
@@ -81,15 +69,14 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec> {
         limits.cpu.get_or_insert_default().shares = Some(resources::SANDBOX_SHARES);
     }
     if !context.privileged {
-        // The built-in pause makes few calls.
-        let unset = if input.image.is_none() && input.host.seccomp { "runtime/default" } else { &runtime.unset_seccomp_profile };
+        // A pause makes few calls.
+        let unset = if input.host.seccomp { "runtime/default" } else { &runtime.unset_seccomp_profile };
         let wanted = seccomp::wanted(context.seccomp.as_ref(), &context.seccomp_profile_path, unset)?;
         let bounding = spec.process.as_ref().and_then(|p| p.capabilities.as_ref()).map(|c| c.bounding.clone()).unwrap_or_default();
         spec.linux.seccomp = seccomp::filter(&wanted, &bounding, input.host)?;
     }
-    let image = input.image.as_ref().map_or("", |i| i.name);
     spec.annotations = annotations::passed(&input.config.annotations, &input.options.handler.pod_annotations);
-    spec.annotations.extend(annotations::standard(input.id, input.config, &Subject::Sandbox { image }));
+    spec.annotations.extend(annotations::standard(input.id, input.config, &Subject::Sandbox));
     spec.set_lowest_version();
     Ok(spec)
 }
@@ -110,26 +97,15 @@ fn set_mounts(spec: &mut Spec, input: &SandboxInput<'_>, bind_sys: bool) {
 }
 
 fn set_process(spec: &mut Spec, input: &SandboxInput<'_>, context: &cri::LinuxSandboxSecurityContext) -> Result<()> {
-    let image = input.image.as_ref().map(|i| ImageProcess::from(i.config)).unwrap_or_default();
     let process = spec.process.get_or_insert_default();
-    process.args = match input.image {
-        Some(_) => process::args(&[], &[], &image)?,
-        None => vec![PAUSE.to_owned()],
-    };
-    process.env = process::env(&[], false, &input.config.hostname, &image, &[])?;
-    process.env.retain(|v| !v.starts_with("HOSTNAME="));
-    process.cwd = process::cwd("", &image);
+    process.args = vec![PAUSE.to_owned()];
+    process.env = vec!["PATH=/".to_owned()];
     process.no_new_privileges = true;
-    if input.image.is_none() {
-        // The built-in pause only waits.
-        process.capabilities = Some(Default::default());
-    }
-    let asked = user::user_string("", int(&context.run_as_user), int(&context.run_as_group))?;
-    // Only numbers: a pause image's passwd file is no more than that of the built-in pause.
-    let numbers = image.user.bytes().all(|b| b.is_ascii_digit() || b == b':');
+    // A pause only waits.
+    process.capabilities = Some(Default::default());
     process.user = user::resolve(
         &Wanted {
-            user: if asked.is_empty() && numbers { image.user.clone() } else { asked },
+            user: user::user_string("", int(&context.run_as_user), int(&context.run_as_group))?,
             supplemental: context.supplemental_groups.clone(),
             image_groups: ImageGroups::Ignored,
         },

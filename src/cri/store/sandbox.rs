@@ -54,6 +54,9 @@ pub struct Snapshot {
     pub snapshotter: String,
     /// Scoped key.
     pub key: String,
+    /// The sandbox image, as a person names it.
+    #[serde(default)]
+    pub image: String,
 }
 
 /// Files on which the pod's namespaces are mounted.

@@ -67,7 +67,11 @@ impl Options {
         let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("mount option \"{option}\" is not of the form 0:100000:65536"));
         let read = ranges(text).ok_or_else(bad)?;
         let map = self.map.get_or_insert_default();
-        if key == "uidmap" { map.uids = read } else { map.gids = read }
+        if key == "uidmap" {
+            map.uids = read
+        } else {
+            map.gids = read
+        }
         Ok(())
     }
     /// Whether it binds a path instead of mounting a file system.

@@ -1,10 +1,10 @@
 //! Overlay snapshots: the suite, mounts, and layers committed onto a parent.
 use super::*;
 use crate::core::diff::{Applied, Apply, Limits, Whiteouts, apply};
+use crate::core::snapshot::mapping_labels;
 use crate::core::snapshot::suite::{self, Bench};
 use crate::error::Kind as ErrorKind;
 use crate::sys::fs::Scratch;
-use crate::core::snapshot::mapping_labels;
 use crate::sys::mount::{UnmountFlags, mount, unmount_all};
 use crate::sys::userns::{IdMap, IdRange};
 use std::fs;
