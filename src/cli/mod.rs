@@ -1,5 +1,6 @@
 //! Command line: thin callers of the daemon's rooms, and of a running daemon over its socket.
 mod args;
+mod progress;
 mod run;
 
 pub use args::{Command, ConfigAction, Options, Run, parse};

@@ -1,7 +1,11 @@
 //! `cradled run`: a thin CRI client. Pulls an image, runs a pod of it on the node's network setup, streams its output, passes its
 //! exit code on, and removes all, also when it fails.
 use super::args::{Options, Run};
+use super::progress::Progress;
+use crate::cri;
 use crate::error::{Context, Error, Result};
+use crate::proto::content::ListStatusesRequest;
+use crate::proto::content_methods::content as content_methods;
 use crate::proto::cri::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
     PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
@@ -9,16 +13,23 @@ use crate::proto::cri::{
 };
 use crate::proto::cri_methods::{image_service as images, runtime_service as rt};
 use crate::rpc::grpc::Client;
+use inotify::{Inotify, WatchMask};
 use protobuf::MessageField;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// For calls that build or tear down.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How often the log and the state are looked at.
+/// For a pull; a registry that sends nothing ends it earlier.
+const PULL_LIMIT: Duration = Duration::from_secs(3600);
+/// For a look at a pull's progress.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often the container's state is looked at; its log is shown as it comes.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Runs it.
@@ -44,12 +55,18 @@ fn spec(image: &str) -> MessageField<ImageSpec> {
 }
 
 fn pull(client: &Client, image: &str) -> Result<()> {
-    let begun = Instant::now();
-    eprint!("pulling {image} ... ");
     let request = PullImageRequest { image: spec(image), ..PullImageRequest::default() };
-    let answer = client.call(&images::PULL_IMAGE, &request, Duration::from_secs(3600)).inspect_err(|_| eprintln!("failed"))?;
-    eprintln!("{} in {} ms", answer.image_ref, begun.elapsed().as_millis());
-    Ok(())
+    let mut progress = Progress::new();
+    let content = client.in_namespace(cri::NAMESPACE);
+    let watch = || {
+        // A daemon that does not tell how far it is pulls all the same.
+        if let Ok(answer) = content.call(&content_methods::LIST_STATUSES, &ListStatusesRequest::default(), LOOK) {
+            progress.look(&answer.statuses);
+        }
+    };
+    let answer = client.call_while(&images::PULL_IMAGE, &request, PULL_LIMIT, (TICK * 4, watch));
+    progress.end(image, answer.as_ref().map(|a| a.image_ref.as_str()).map_err(drop));
+    answer.map(drop)
 }
 
 fn pod_config(name: &str, logs: &Path) -> PodSandboxConfig {
@@ -87,25 +104,36 @@ fn container(client: &Client, pod_id: &str, pod: PodSandboxConfig, run: &Run) ->
 /// Shows the log until the container has ended and the log is read to its end.
 fn follow(client: &Client, container_id: &str, log: &Path) -> Result<i32> {
     let request = ContainerStatusRequest { container_id: container_id.into(), ..ContainerStatusRequest::default() };
-    let mut reader: Option<BufReader<File>> = None;
+    // The log is there since the container was started.
+    let mut reader = BufReader::new(File::open(log).during(|| format!("open {}", log.display()))?);
+    let mut changes = Inotify::init().during(|| "start inotify")?;
+    changes.watches().add(log, WatchMask::MODIFY).during(|| format!("watch {}", log.display()))?;
     loop {
         let status = client.call(&rt::CONTAINER_STATUS, &request, LIMIT)?.status.unwrap_or_default();
-        if reader.is_none() {
-            reader = match File::open(log) {
-                Err(e) if e.kind() == ErrorKind::NotFound => None,
-                opened => Some(BufReader::new(opened.during(|| format!("open {}", log.display()))?)),
-            };
-        }
-        if let Some(reader) = &mut reader {
-            show(reader).during(|| format!("read {}", log.display()))?;
-        }
+        show(&mut reader).during(|| format!("read {}", log.display()))?;
         if status.state == ContainerState::CONTAINER_EXITED.into() {
             if !status.message.is_empty() {
                 eprintln!("{}: {}", status.reason, status.message);
             }
             return Ok(status.exit_code);
         }
-        std::thread::sleep(TICK);
+        // Lines are shown as they come; in between the container's state is asked at each tick.
+        let asked = Instant::now();
+        while let Some(left) = TICK.checked_sub(asked.elapsed()) {
+            if changed(&mut changes, left).during(|| "wait for the log")? {
+                show(&mut reader).during(|| format!("read {}", log.display()))?;
+            }
+        }
+    }
+}
+
+/// Waits until the log grows, at most for `limit`.
+fn changed(changes: &mut Inotify, limit: Duration) -> std::io::Result<bool> {
+    let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(&*changes, PollFlags::IN)], Some(&limit)) {
+        Ok(0) | Err(Errno::INTR) => Ok(false),
+        Ok(_) => changes.read_events(&mut [0; 4096]).map(|_| true),
+        Err(e) => Err(e.into()),
     }
 }
 

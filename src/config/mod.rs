@@ -312,6 +312,10 @@ impl Config {
         if !registry.config_path.is_empty() && !registry.mirrors.is_empty() {
             return Err(self.wrong(&[&path[..], &["mirrors"]].concat(), "cannot be set when config_path is"));
         }
+        if let Some(host) = registry.configs.iter().find(|(_, c)| c.tls.is_some() && !registry.config_path.is_empty()).map(|(host, _)| host)
+        {
+            return Err(self.wrong(&[&path[..], &["configs", host, "tls"]].concat(), "cannot be set when config_path is; use hosts.toml"));
+        }
         let old =
             [("mirrors", registry.mirrors.is_empty()), ("configs", registry.configs.is_empty()), ("auths", registry.auths.is_empty())];
         for (key, _) in old.iter().filter(|(_, empty)| !empty) {

@@ -1,17 +1,24 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod assemble;
+mod batches;
+pub mod changes;
 pub mod dirs;
 pub mod exec_output;
+pub mod features;
 pub mod image;
+mod image_volumes;
 pub mod loops;
+pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod prepared;
 mod rates;
 mod records;
 pub mod recover;
 pub mod routes;
 pub mod runtime;
+mod sandbox_image;
 pub mod spec;
 pub mod store;
 pub mod streaming;
@@ -57,12 +64,16 @@ pub struct Cri {
     pub networks: Arc<Networks>,
     /// Sizes of snapshots.
     pub sizes: Arc<Sizes>,
+    /// Tells of pods and containers that change.
+    pub changes: changes::Changes,
     /// CPU rates.
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
     /// Where clients of exec, attach and port-forward come to.
     pub streaming: Arc<streaming::Front>,
+    /// What the kernel can do.
+    pub features: features::Features,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.

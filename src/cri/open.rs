@@ -32,7 +32,10 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         make(&node.dirs.state.join(dir))?;
     }
     make(&node.dirs.root.join("containers"))?;
-    super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
+    // What a daemon that was killed in the middle of a creation had mounted for a moment.
+    for dir in ["peek", "containers"] {
+        super::runtime::teardown::unmount_under(&node.dirs.state.join(dir))?;
+    }
     let runtime = config.cri_runtime.clone();
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
@@ -43,6 +46,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
     let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
     let (front, streams) = streaming::bind(&config.cri_server)?;
     let front = Arc::new(front);
+    let rates = super::rates::Rates::new(runtime.stats_collect_period.0, runtime.stats_retention_period.0);
     // Before the first task is asked: what ends in between waits in the queue.
     let subscription = event_monitor::subscribe(events);
     let cri = Arc::new(Cri {
@@ -54,9 +58,11 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         images: Images::new(ports.images.clone(), ports.content.clone()),
         networks,
         sizes: Arc::default(),
-        rates: super::rates::Rates::default(),
-        host: spec::Host::probe(),
         streaming: front.clone(),
+        changes: super::changes::Changes::default(),
+        rates,
+        host: spec::Host::probe()?,
+        features: Default::default(),
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,

@@ -35,6 +35,17 @@ pub enum Credentials {
     RegistryToken(String),
 }
 
+impl Credentials {
+    /// What must never be repeated.
+    pub fn secret(&self) -> Option<&str> {
+        match self {
+            Credentials::Anonymous => None,
+            Credentials::Basic { password, .. } => Some(password),
+            Credentials::IdentityToken(token) | Credentials::RegistryToken(token) => Some(token),
+        }
+    }
+}
+
 impl fmt::Debug for Credentials {
     /// Names the sort, never the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,11 +118,17 @@ impl From<Credentials> for Login {
 }
 
 /// The host of `https://host:port/v1/`, or of a bare `host:port`.
-fn server_host(address: &str) -> Option<String> {
+pub fn server_host(address: &str) -> Option<String> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = rest.split('/').next().unwrap_or_default();
     let host = host.rsplit('@').next().unwrap_or_default();
     (!host.is_empty()).then(|| host.to_lowercase())
+}
+
+/// What the daemon's own table has for a host, under any of its names.
+pub fn of_host<'a>(auths: &'a HashMap<String, Credentials>, name: &str) -> Option<&'a Credentials> {
+    let alias = || auths.iter().find(|(host, _)| is_docker(host) && is_docker(name)).map(|(_, found)| found);
+    auths.get(name).or_else(alias)
 }
 
 /// docker.io's names are one registry; its credentials are written for `index.docker.io`.

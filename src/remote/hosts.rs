@@ -73,6 +73,8 @@ pub struct Host {
     pub headers: Vec<(String, String)>,
     /// Limit of a connection attempt.
     pub dial_timeout: Option<Duration>,
+    /// Another host, whose credentials this trusted mirror may see.
+    pub credential_domain: Option<String>,
 }
 
 impl Host {
@@ -101,6 +103,11 @@ impl Hosts {
         Hosts { dirs: config_path.split(':').filter(|p| !p.is_empty()).map(PathBuf::from).collect(), ..Hosts::default() }
     }
 
+    /// Whether the table of mirrors can be used.
+    pub fn check(&self) -> Result<()> {
+        self.mirrors.values().flatten().try_for_each(|url| endpoint(url).map(drop))
+    }
+
     /// The hosts to ask for `registry`'s images, in order.
     pub fn of(&self, registry: &str) -> Result<Vec<Host>> {
         let mut hosts = match self.directory(registry) {
@@ -125,7 +132,7 @@ impl Hosts {
     fn by_tables(&self, registry: &str) -> Result<Vec<Host>> {
         let mut hosts = vec![];
         for url in self.mirrors.get(registry).or_else(|| self.mirrors.get("*")).into_iter().flatten() {
-            let mut host = hosts_toml::host_of_url(url, false)?;
+            let mut host = endpoint(url)?;
             if let Some(tls) = self.tls.get(&host.authority) {
                 host.tls = tls.clone();
             }
@@ -138,6 +145,14 @@ impl Hosts {
         }
         Ok(hosts)
     }
+}
+
+/// A mirror of the older table: a path there is the API's root as it stands, and loopback is plain where no scheme is said.
+fn endpoint(url: &str) -> Result<Host> {
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let scheme = scheme.unwrap_or(if is_loopback(name_of(authority)) { "http" } else { "https" });
+    hosts_toml::host_of_url(&format!("{scheme}://{rest}"), !path.is_empty())
 }
 
 fn load_dir(dir: &Path, registry: &str) -> Result<Vec<Host>> {
@@ -211,6 +226,7 @@ fn default_host(registry: &str, mut tls: Tls) -> Host {
         tls,
         headers: vec![],
         dial_timeout: None,
+        credential_domain: None,
     }
 }
 

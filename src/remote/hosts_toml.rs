@@ -23,6 +23,7 @@ pub struct Settings {
     headers: Vec<(String, String)>,
     override_path: bool,
     dial_timeout: Option<Duration>,
+    credential_domain: Option<String>,
 }
 
 impl Settings {
@@ -34,6 +35,7 @@ impl Settings {
         }
         host.headers = self.headers;
         host.dial_timeout = self.dial_timeout;
+        host.credential_domain = self.credential_domain;
         host
     }
 }
@@ -93,6 +95,7 @@ pub fn host_of_url(url: &str, override_path: bool) -> Result<Host> {
         tls: Tls::default(),
         headers: vec![],
         dial_timeout: None,
+        credential_domain: None,
     })
 }
 
@@ -110,6 +113,7 @@ fn settings(table: &dyn TableLike, dir: &Path) -> Result<Settings> {
         },
         headers: headers(table)?,
         override_path: flag("override_path")?.unwrap_or(false),
+        credential_domain: credential_domain(table.get("credential_domain"))?,
         dial_timeout: match table.get("dial_timeout").map(Item::as_str) {
             None => None,
             Some(Some("")) => None,
@@ -143,15 +147,29 @@ fn headers(table: &dyn TableLike) -> Result<Vec<(String, String)>> {
     if let Some(item) = table.get("header") {
         let table = item.as_table_like().ok_or_else(|| Error::invalid("\"header\" must be a table"))?;
         for (key, value) in table.iter() {
-            let bad = || Error::invalid(format!("header \"{key}\" is not a header name with a plain value"));
-            ureq::http::HeaderName::from_bytes(key.as_bytes()).map_err(|_| bad())?;
             for value in strings(Some(value), key)? {
-                ureq::http::HeaderValue::from_str(&value).map_err(|_| bad())?;
-                all.push((key.to_string(), value));
+                all.push(self::header(key, &value)?);
             }
         }
     }
     Ok(all)
+}
+
+/// A header that can be sent.
+pub fn header(name: &str, value: &str) -> Result<(String, String)> {
+    let bad = || Error::invalid(format!("header \"{name}\" is not a header name with a plain value"));
+    ureq::http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
+    ureq::http::HeaderValue::from_str(value).map_err(|_| bad())?;
+    Ok((name.to_string(), value.to_string()))
+}
+
+/// A bare host: whoever writes a URL there means something that is not done.
+fn credential_domain(item: Option<&Item>) -> Result<Option<String>> {
+    let Some(item) = item else { return Ok(None) };
+    match item.as_str().filter(|name| !name.is_empty() && !name.contains(['/', '@', ' '])) {
+        Some(name) => Ok(Some(name.to_string())),
+        None => Err(Error::invalid("\"credential_domain\" must be the name of a host, as \"docker.io\"")),
+    }
 }
 
 fn clients(item: Option<&Item>, dir: &Path) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
@@ -199,6 +217,7 @@ override_path = true
 ca = ["a.pem", "/abs/b.pem"]
 client = [["c.cert", "c.key"], ["d.pem", ""]]
 dial_timeout = "1s"
+credential_domain = "docker.io"
 skip_verify = false
 [host."https://two"]
 client = "e.pem"
@@ -209,6 +228,7 @@ capabilities = ["Pull", "push"]
         let got = parse(text, Path::new("/d")).unwrap();
         let one = &got.hosts[0];
         assert_eq!((one.path.as_str(), one.dial_timeout), ("/v2/up", Some(Duration::from_secs(1))));
+        assert_eq!(one.credential_domain.as_deref(), Some("docker.io"));
         assert_eq!(one.tls.ca, [PathBuf::from("/d/a.pem"), "/abs/b.pem".into()]);
         assert_eq!(one.tls.client, [("/d/c.cert".into(), Some("/d/c.key".into())), ("/d/d.pem".into(), None)]);
         assert_eq!(got.hosts[1].tls.client, [("/d/e.pem".into(), None)]);
@@ -227,6 +247,7 @@ capabilities = ["Pull", "push"]
             ("skip_verify='yes'", "skip_verify"),
             ("[host.'ftp://x']", "ftp"),
             ("dial_timeout='soon'", "dial_timeout"),
+            ("credential_domain='https://docker.io'", "credential_domain"),
         ] {
             let e = parse(text, Path::new("/d")).err().unwrap();
             assert!(e.chain().contains(word), "{}", e.chain());

@@ -15,6 +15,7 @@ pub mod resolve;
 mod session;
 #[cfg(test)]
 mod stub;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -315,7 +315,7 @@ impl Session {
     /// The Authorization value that answers a challenge; none if we have nothing to answer with.
     fn authorize(&self, host: usize, scheme: Scheme, answer: &Answer, fresh: bool) -> Result<Option<String>, Fault> {
         let authority = &self.hosts[host].authority;
-        let credentials = self.credentials(authority);
+        let credentials = self.credentials(host);
         if let Credentials::RegistryToken(token) = &credentials {
             return Ok((!fresh).then(|| format!("Bearer {token}")));
         }
@@ -336,12 +336,12 @@ impl Session {
         }
     }
 
-    fn credentials(&self, authority: &str) -> Credentials {
-        match self.login.for_host(authority) {
+    fn credentials(&self, host: usize) -> Credentials {
+        let host = &self.hosts[host];
+        let name = host.credential_domain.as_ref().unwrap_or(&host.authority);
+        match self.login.for_host(name) {
             Credentials::Anonymous if self.login.credentials == Credentials::Anonymous => {
-                let auths = &self.client.config.auths;
-                let alias = (authority == "registry-1.docker.io").then(|| auths.get("docker.io")).flatten();
-                auths.get(authority).or(alias).cloned().unwrap_or_default()
+                auth::of_host(&self.client.config.auths, name).cloned().unwrap_or_default()
             }
             own => own.clone(),
         }
@@ -396,11 +396,7 @@ impl Session {
         let _ = answer.body.take(ERROR_BODY_MAX).read_to_end(&mut body);
         let authorizations: Vec<String> = lock(&self.state).authorizations.values().cloned().collect();
         let mut secrets: Vec<&str> = authorizations.iter().filter_map(|a| a.split_once(' ')).map(|(_, s)| s).collect();
-        match &self.login.credentials {
-            Credentials::Anonymous => {}
-            Credentials::Basic { password, .. } => secrets.push(password),
-            Credentials::IdentityToken(t) | Credentials::RegistryToken(t) => secrets.push(t),
-        }
+        secrets.extend(self.client.config.auths.values().chain([&self.login.credentials]).filter_map(Credentials::secret));
         let fault = Fault::of_status(host, object, status, &fault::reason(&content_type, &body, &secrets));
         Err(Fault { wait, ..fault })
     }

@@ -10,13 +10,17 @@ use crate::thread::Pool;
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
 use futures_util::{Sink, SinkExt, Stream, future::poll_fn};
-use grpcio::{ChannelBuilder, Environment, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, ServiceBuilder, WriteFlags};
+use grpcio::{
+    CallOption, ChannelBuilder, Environment, MetadataBuilder, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink,
+    ServiceBuilder, WriteFlags,
+};
 use log::debug;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// Header that names the containerd namespace.
 const NAMESPACE: &str = "containerd-namespace";
@@ -69,21 +73,35 @@ impl Routes {
     }
     /// Adds a server-streaming method.
     pub fn stream<Q: Send + 'static, P: Send + 'static>(
-        mut self,
+        self,
         method: &Method<Q, P>,
         lane: &Pool,
         handler: impl Fn(&Call, Q, &mut Out<P>) -> Result<()> + Send + Sync + 'static,
     ) -> Routes {
+        self.watch(method, lane, |_, request| Ok(request), handler)
+    }
+    /// Adds a server-streaming method of two steps. `open` runs at once, before any call that the client makes later: what it
+    /// subscribes to misses nothing that those calls tell. It must not wait.
+    pub fn watch<Q: Send + 'static, S: Send + 'static, P: Send + 'static>(
+        mut self,
+        method: &Method<Q, P>,
+        lane: &Pool,
+        open: impl Fn(&Call, Q) -> Result<S> + Send + Sync + 'static,
+        handler: impl Fn(&Call, S, &mut Out<P>) -> Result<()> + Send + Sync + 'static,
+    ) -> Routes {
         self.registered.push(method.name.to_string());
-        let (lane, handler, namespace, name) = (lane.clone(), Arc::new(handler), self.namespace, method.name);
+        let (lane, namespace, name) = (lane.clone(), self.namespace, method.name);
+        let (open, handler) = (Arc::new(open), Arc::new(handler));
         self.builder = self.builder.add_server_streaming_handler(method, move |ctx, request, sink| {
             let (call, alive) = call_of(&ctx, namespace);
-            let (messages, inbox) = mpsc::channel::<P>(16);
+            // Few: a client that does not read shall hold few messages here.
+            let (messages, inbox) = mpsc::channel::<P>(1);
             let (tx, end) = oneshot::channel();
             let handler = handler.clone();
+            let opened = guarded(name, || open(&call, request));
             lane.run(move || {
                 let mut out = Out(messages);
-                let answer = guarded(name, || handler(&call, request, &mut out));
+                let answer = opened.and_then(|opened| guarded(name, || handler(&call, opened, &mut out)));
                 drop(out);
                 let _ = tx.send(answer);
             });
@@ -184,7 +202,10 @@ async fn pump<P>(mut sink: ServerStreamingSink<P>, mut inbox: mpsc::Receiver<P>,
 
 /// Asks a daemon over its unix socket: for `cradled run` and the tests.
 #[derive(Clone)]
-pub struct Client(grpcio::Client);
+pub struct Client {
+    channel: grpcio::Client,
+    namespace: Option<&'static str>,
+}
 
 impl Client {
     /// Connects lazily to a socket path.
@@ -194,11 +215,75 @@ impl Client {
             .max_receive_message_len(max_message)
             .max_send_message_len(max_message)
             .connect(&format!("unix://{}", socket.display()));
-        Client(grpcio::Client::new(channel))
+        Client { channel: grpcio::Client::new(channel), namespace: None }
+    }
+    /// The same connection, with the header that containerd's own services want.
+    pub fn in_namespace(&self, namespace: &'static str) -> Client {
+        Client { channel: self.channel.clone(), namespace: Some(namespace) }
     }
     /// A unary call, with a time limit.
-    pub fn call<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: std::time::Duration) -> Result<P> {
-        self.0.unary_call(method, request, grpcio::CallOption::default().timeout(limit)).map_err(|e| error_of(method.name, e))
+    pub fn call<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: Duration) -> Result<P> {
+        self.channel.unary_call(method, request, self.options(limit)?).map_err(|e| error_of(method.name, e))
+    }
+    /// A unary call; until its answer is here, `between` runs at each tick.
+    pub fn call_while<Q, P: Unpin>(
+        &self,
+        method: &Method<Q, P>,
+        request: &Q,
+        limit: Duration,
+        (tick, mut between): (Duration, impl FnMut()),
+    ) -> Result<P> {
+        let answer = self.channel.unary_call_async(method, request, self.options(limit)?);
+        let mut answer = answer.map_err(|e| error_of(method.name, e))?;
+        // No thread waits for the answer: the completion queue's rings when it is there.
+        let (bell, rung) = crossbeam_channel::bounded(1);
+        let waker = Waker::from(Arc::new(Bell(bell)));
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)) {
+                return answer.map_err(|e| error_of(method.name, e));
+            }
+            if rung.recv_timeout(tick).is_err() {
+                between();
+            }
+        }
+    }
+    /// A call that is answered by a stream, with a time limit for all of it.
+    pub fn stream<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: Duration) -> Result<Incoming<P>> {
+        let messages = self.channel.server_streaming(method, request, self.options(limit)?);
+        Ok(Incoming { messages: messages.map_err(|e| error_of(method.name, e))?, name: method.name })
+    }
+    fn options(&self, limit: Duration) -> Result<CallOption> {
+        let options = CallOption::default().timeout(limit);
+        let Some(namespace) = self.namespace else { return Ok(options) };
+        let mut headers = MetadataBuilder::new();
+        let added = headers.add_str(NAMESPACE, namespace).map(drop);
+        added.map_err(|e| Error::invalid(format!("namespace \"{namespace}\": cannot be sent")).because(e.to_string()))?;
+        Ok(options.headers(headers.build()))
+    }
+}
+
+/// Wakes whoever waits for a call's answer.
+struct Bell(crossbeam_channel::Sender<()>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Full = it rings already.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Messages of a server's stream as they come; dropping it ends the call.
+pub struct Incoming<P> {
+    messages: grpcio::ClientSStreamReceiver<P>,
+    name: &'static str,
+}
+
+impl<P> Iterator for Incoming<P> {
+    type Item = Result<P>;
+
+    fn next(&mut self) -> Option<Result<P>> {
+        let next = block_on(poll_fn(|cx| Pin::new(&mut self.messages).poll_next(cx)));
+        next.map(|message| message.map_err(|e| error_of(self.name, e)))
     }
 }
 

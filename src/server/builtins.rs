@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// Every plugin of the daemon.
 pub const BUILTINS: &[&Registration] =
-    &[&METADATA, &EVENTS, &CONTENT, &OVERLAYFS, &NATIVE, &IMAGES, &LEASES, &GC, &RUNTIME, &TTRPC, &PULL, &CRI];
+    &[&METADATA, &EVENTS, &CONTENT, &OVERLAYFS, &NATIVE, &IMAGES, &LEASES, &GC, &RUNTIME, &TTRPC, &PULL, &CRI, &CONTENT_API];
 
 const METADATA: Registration = Registration { kind: Kind::Metadata, id: "redb", requires: &[], start: metadata };
 const EVENTS: Registration = Registration { kind: Kind::Event, id: "exchange", requires: &[], start: events };
@@ -34,6 +34,7 @@ const GC: Registration =
     Registration { kind: Kind::Gc, id: "scheduler", requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease], start: gc };
 const RUNTIME: Registration = Registration { kind: Kind::Runtime, id: "task", requires: &[Kind::Event], start: task };
 const TTRPC: Registration = Registration { kind: Kind::Ttrpc, id: "events", requires: &[Kind::Runtime], start: forward };
+const CONTENT_API: Registration = Registration { kind: Kind::Grpc, id: "content", requires: &[Kind::Content], start: content_api };
 const PULL: Registration = Registration {
     kind: Kind::Cri,
     id: "images",
@@ -177,8 +178,10 @@ fn instance() -> String {
 
 fn puller(cx: &mut Context<'_>) -> Result<()> {
     let section = &cx.config().cri_images;
+    let (hosts, auths) = remote::tables::read(&section.registry)?;
     let client = remote::Client::new(remote::Config {
-        hosts: remote::hosts::Hosts::from_path(&section.registry.config_path),
+        hosts,
+        auths,
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });
@@ -221,6 +224,20 @@ fn cri_service(cx: &mut Context<'_>) -> Result<()> {
     let opened = cri::open(cx.config(), node, ports, &bus)?;
     cx.provide::<Cri>(opened);
     Ok(())
+}
+
+/// What containerd's content service is asked about.
+struct Served(Arc<Store>);
+
+fn content_api(cx: &mut Context<'_>) -> Result<()> {
+    let store = cx.require::<Store>(Kind::Content)?;
+    cx.provide(Arc::new(Served(store)));
+    Ok(())
+}
+
+/// The store that the content service shows, unless its plugin is off.
+pub fn content_of(loaded: &crate::plugin::Loaded) -> Option<Arc<Store>> {
+    loaded.provided.of::<Served>(Kind::Grpc).into_values().next().map(|served| served.0.clone())
 }
 
 /// CRI, once it runs.

@@ -26,13 +26,17 @@ pub fn run(mut config: Config) -> Result<()> {
     directories(&config)?;
     let config = Arc::new(config);
     let lanes = Lanes::new()?;
-    let (cri, plugins) = (Slot::default(), services::introspection::Slot::default());
-    let table = routes::add(Routes::new(Some(crate::cri::NAMESPACE)), &lanes, &cri);
-    let table = services::introspection::add(table, &lanes.quick, &plugins);
-    let server = listeners::grpc(&config.grpc, vec![table.build()])?;
+    let (cri, plugins, content) = (Slot::default(), services::introspection::Slot::default(), services::content::Slot::default());
+    let kubelets = routes::add(Routes::new(Some(crate::cri::NAMESPACE)), &lanes, &cri);
+    let containerds = services::introspection::add(Routes::new(None), &lanes.quick, &plugins);
+    let containerds = services::content::add(containerds, &lanes.quick, &content);
+    let server = listeners::grpc(&config.grpc, vec![kubelets.build(), containerds.build()])?;
     info!("listening on {}", config.grpc.address);
     let mut loaded = plugin::load(builtins::BUILTINS, &config)?;
     fill(&plugins, services::introspection::describe(&loaded.plugins));
+    if let Some(store) = builtins::content_of(&loaded) {
+        fill(&content, store);
+    }
     match builtins::cri_of(&loaded) {
         Ok(service) => fill(&cri, service),
         Err(e) => warn!("CRI is not served: {}", e.chain()),
@@ -44,7 +48,7 @@ pub fn run(mut config: Config) -> Result<()> {
     notify("STOPPING=1");
     server.close();
     lanes.close();
-    drop((cri, plugins));
+    drop((cri, plugins, content));
     loaded.close();
     info!("stopped");
     Ok(())

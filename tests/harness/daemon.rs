@@ -21,6 +21,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Setup {
     /// Added to the end of the config.
     pub extra: String,
+    /// The config's registry section; none = `config_path` alone.
+    pub registry: Option<String>,
     /// Whether there is a CNI conf.
     pub network: bool,
     /// More arguments.
@@ -41,12 +43,17 @@ pub struct Daemon {
 impl Setup {
     /// As most stories want it.
     pub fn new() -> Setup {
-        Setup { extra: String::new(), network: true, args: vec![] }
+        Setup { extra: String::new(), registry: None, network: true, args: vec![] }
     }
     /// Adds lines to the config.
     pub fn config(mut self, lines: &str) -> Setup {
         self.extra.push_str(lines);
         self.extra.push('\n');
+        self
+    }
+    /// Lines of the registry section, instead of `config_path`.
+    pub fn registry(mut self, lines: &str) -> Setup {
+        self.registry = Some(lines.into());
         self
     }
     /// Without a CNI conf.
@@ -69,7 +76,7 @@ impl Setup {
         if self.network {
             net.write(&dir.join("net.d"), &dir.join("ipam"));
         }
-        std::fs::write(dir.join("config.toml"), config(&dir) + &self.extra).unwrap();
+        std::fs::write(dir.join("config.toml"), config(&dir, self.registry.as_deref()) + &self.extra).unwrap();
         let cgroup_parent = format!("/{}/{number}", cgroup());
         Daemon { dir, net, cgroup_parent, args: self.args, process: None, client: None }
     }
@@ -82,8 +89,9 @@ impl Setup {
 }
 
 /// A version 2 config, as containerd's users have it.
-fn config(dir: &Path) -> String {
+fn config(dir: &Path, registry: Option<&str>) -> String {
     let d = dir.display();
+    let registry = registry.map_or_else(|| format!("config_path = \"{d}/certs.d\""), str::to_string);
     let runtime = |name: &str| {
         format!(
             "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}]\nruntime_type = \"io.containerd.runc.v2\"\n\
@@ -93,7 +101,7 @@ fn config(dir: &Path) -> String {
     format!(
         "version = 2\nroot = \"{d}/root\"\nstate = \"{d}/state\"\n[grpc]\naddress = \"{d}/cradled.sock\"\n[debug]\nlevel = \"debug\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\nnetns_mounts_under_state_dir = true\nstream_server_port = \"0\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{d}/certs.d\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".registry]\n{registry}\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{d}/cni-bin\"\nconf_dir = \"{d}/net.d\"\n{}{}",
         runtime("runc"),
         runtime("crun"),

@@ -3,14 +3,17 @@
 #![allow(dead_code, missing_docs, reason = "a toolbox: not every story needs every tool")]
 pub mod client;
 pub mod cni;
+pub mod cri_json;
 pub mod daemon;
+pub mod gate;
 pub mod image;
 pub mod layer;
 pub mod leftovers;
 pub mod registry;
 
-pub use client::Pod;
+pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
+pub use gate::Gate;
 pub use image::{Compression, Format, Image};
 pub use layer::{Layer, Meta};
 pub use registry::Registry;

@@ -86,22 +86,25 @@ fn kills_at_any_moment_leave_nothing_half_made() {
 
 #[test]
 fn a_daemon_killed_while_it_pulls_begins_anew() {
-    use crate::harness::{Compression, Image, Layer, Meta, Registry};
+    use crate::harness::{Compression, Gate, Image, Layer, Meta, Registry};
     let mut d = Daemon::start();
     let registry = Registry::shared();
-    let noise: Vec<u8> = (0..48_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> = (0..8_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let image = Image::busybox().layer(Layer::new().file("noise", Meta::mode(0o644), &noise), Compression::Plain);
     image.push(&registry.repository("big"), "1");
-    let reference = registry.reference("big", "1");
+    // The gate holds the answers: the pull cannot be through before the kill.
+    let gate = Gate::before(&registry.host, 4_000_000);
+    let reference = format!("{}/big:1", gate.host);
     std::thread::scope(|s| {
         s.spawn(|| d.pull(&reference));
-        std::thread::sleep(Duration::from_millis(150));
+        gate.wait_held();
         crate::harness::daemon::signal(d.pid(), "KILL");
     });
     d.wait_end(SOON);
+    gate.open();
     d.start_again();
-    assert!(d.image_status(&reference).is_none(), "the pull was through before the kill: make the image bigger");
+    assert!(d.image_status(&reference).is_none());
     d.pull(&reference).unwrap();
     let pod = d.pod("big", "runc");
-    assert_eq!(pod.shell("main", &reference, "sleep 1000").says("wc -c < /noise"), "48000000");
+    assert_eq!(pod.shell("main", &reference, "sleep 1000").says("wc -c < /noise"), "8000000");
 }

@@ -31,6 +31,8 @@ pub struct IngestStatus {
     pub total: u64,
     /// When its first writer began.
     pub started_at: SystemTime,
+    /// When bytes came last.
+    pub updated_at: SystemTime,
     /// The digest that was announced.
     pub expected: Option<Digest>,
 }
@@ -89,6 +91,7 @@ impl Ingest {
             offset: self.offset,
             total: self.expected.size.unwrap_or(0),
             started_at: read_text(&self.dir.join("startedat")).and_then(|t| time::parse(&t).ok()).unwrap_or(SystemTime::UNIX_EPOCH),
+            updated_at: self.file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH),
             expected: self.expected.digest.clone(),
         }
     }
@@ -209,6 +212,11 @@ impl Store {
         let found = self.shared.ingest_dirs()?.into_iter().filter_map(|dir| read_status(&dir));
         Ok(found.filter(|(of, _)| of == ns).map(|(_, status)| status).collect())
     }
+    /// An ingest, open or kept; `NotFound` names it.
+    pub fn ingest(&self, ns: &str, reference: &str) -> Result<IngestStatus> {
+        let found = read_status(&dir_of(&self.shared, ns, reference));
+        found.map(|(_, status)| status).ok_or_else(|| Error::not_found("ingest", reference))
+    }
     /// Removes a kept ingest; `Unavailable` while it is written.
     pub fn abort(&self, ns: &str, reference: &str) -> Result<()> {
         let dir = dir_of(&self.shared, ns, reference);
@@ -287,11 +295,13 @@ pub(super) fn read_status(dir: &Path) -> Option<(String, IngestStatus)> {
         Some(text) => Some(Digest::parse(&text).ok()?),
         None => None,
     };
+    let data = fs::metadata(dir.join("data")).ok();
     let status = IngestStatus {
         reference: reference.to_owned(),
-        offset: fs::metadata(dir.join("data")).map_or(0, |m| m.len()),
+        offset: data.as_ref().map_or(0, |m| m.len()),
         total: read_text(&dir.join("total")).and_then(|t| t.parse().ok()).unwrap_or(0),
         started_at,
+        updated_at: data.and_then(|m| m.modified().ok()).unwrap_or(started_at),
         expected,
     };
     Some((ns.to_owned(), status))

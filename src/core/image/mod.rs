@@ -9,7 +9,7 @@ mod tests;
 
 pub use descriptor::Descriptor;
 pub use platform::{Fit, Platform};
-pub use resolve::{Children, Layer, MAX_DOCUMENT, Resolved, chain_ids, children, choose, manifest};
+pub use resolve::{Children, Form, Layer, MAX_DOCUMENT, Resolved, Shape, chain_ids, children, choose, is_artifact, manifest};
 
 use crate::core::events::{Bus, Envelope};
 use crate::core::metadata::{Db, Labels, Record, labels, time};

@@ -57,7 +57,7 @@ fn labels(cri: &Cri, name: &str) -> Labels {
 /// Gives the image the names that CRI's users know: besides the tag its digest and its ID.
 fn name_all(cri: &Cri, reference: &Reference, pulled: &image::Image, labels: &Labels) -> Result<String> {
     let resolved = image::manifest(&cri.ports.content, NAMESPACE, &pulled.target, &Platform::host())?;
-    let id = resolved.config_desc.digest.to_string();
+    let id = resolved.id().to_string();
     let by_digest = format!("{}@{}", reference.name(), pulled.target.digest);
     for name in [by_digest, id.clone()] {
         cri.ports.images.upsert(NAMESPACE, image::Image { name, labels: labels.clone(), ..pulled.clone() })?;

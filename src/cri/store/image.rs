@@ -29,6 +29,8 @@ pub struct Image {
     pub size: u64,
     /// Top of its snapshots; none for an image without layers.
     pub chain_id: Option<String>,
+    /// A container image or an artifact, which only volumes can show.
+    pub shape: image::Shape,
     /// Its configuration.
     pub config: Arc<ImageConfiguration>,
     /// Whether the kubelet must keep it.
@@ -119,7 +121,8 @@ impl Images {
         let diff_ids: Vec<_> = resolved.layers.iter().map(|l| l.diff_id.clone()).collect();
         let layers: u64 = resolved.layers.iter().map(|l| l.desc.size).sum();
         Ok(Image {
-            id: resolved.config_desc.digest.to_string(),
+            id: resolved.id().to_string(),
+            shape: resolved.shape,
             tags: vec![],
             digests: vec![],
             size: layers + resolved.config_desc.size + resolved.manifest_desc.size,

@@ -62,8 +62,8 @@ fn manifest(
     config: Descriptor,
     layers: &[Descriptor],
 ) -> Result<Documents> {
-    for layer in layers {
-        check_layer(&layer.media_type)?;
+    if !image::is_artifact(&config) {
+        layers.iter().try_for_each(|layer| check_layer(&layer.media_type))?;
     }
     let mut labels = Labels::from([("containerd.io/gc.ref.content.config".to_string(), config.digest.to_string())]);
     labels.extend(layers.iter().enumerate().map(|(i, l)| (format!("containerd.io/gc.ref.content.l.{i}"), l.digest.to_string())));
@@ -76,7 +76,7 @@ fn manifest(
     let chain = chain_ids(&diff_ids);
     if let Some(top) = chain.last() {
         let key = format!("containerd.io/gc.ref.snapshot.{}", flight.request.snapshotter);
-        set_labels(flight, &config.digest, Labels::from([(key, top.to_string())]))?;
+        set_labels(flight, resolved.id(), Labels::from([(key, top.to_string())]))?;
     }
     Ok(Documents { target, resolved, chain })
 }
