@@ -40,6 +40,7 @@ pub use process::exec_process;
 pub use resources::{allowed_score, cgroup_path, in_force, update_resources};
 pub use sandbox::{SandboxInput, sandbox};
 pub use sandbox_image::run_sandbox_image;
+pub use security::pod_level;
 
 use crate::config::CriRuntime;
 use crate::error::{Context, Result};
