@@ -11,6 +11,7 @@ pub fn check_sandbox(config: &cri::PodSandboxConfig) -> Result<()> {
     for (value, field) in [(&metadata.namespace, "namespace"), (&metadata.uid, "uid")].iter().filter(|(v, _)| !v.is_empty()) {
         named(value, &format!("metadata.{field}"))?;
     }
+    no_windows(config.windows.is_some())?;
     files::check_hostname(&config.hostname)?;
     if let Some(dns) = config.dns_config.as_ref() {
         files::check_dns(dns)?;
@@ -48,6 +49,7 @@ pub fn check_sandbox(config: &cri::PodSandboxConfig) -> Result<()> {
 pub fn check_container(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxConfig) -> Result<()> {
     let Some(metadata) = config.metadata.as_ref() else { return Err(Error::invalid("config.metadata: missing")) };
     named(&metadata.name, "metadata.name")?;
+    no_windows(config.windows.is_some())?;
     if config.image.get_or_default().image.is_empty() {
         return Err(Error::invalid("image: missing, name the image to run"));
     }
@@ -99,6 +101,10 @@ fn check_context(context: &cri::LinuxContainerSecurityContext, sandbox: &cri::Po
         }
     }
     Ok(())
+}
+
+fn no_windows(asked: bool) -> Result<()> {
+    if asked { Err(Error::invalid("windows: this node runs Linux; say what is wanted in linux")) } else { Ok(()) }
 }
 
 /// The number of an optional field.

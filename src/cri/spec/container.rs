@@ -67,6 +67,8 @@ pub struct Built {
     pub spec: Spec,
     /// For ContainerStatus: uid, gid, supplementary groups.
     pub user: (u32, u32, Vec<u32>),
+    /// For ContainerStatus: the limits in force.
+    pub limits: cri::LinuxContainerResources,
     /// To be made and filled.
     pub volumes: Vec<Volume>,
     /// To be done before the start.
@@ -104,6 +106,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     let mut built = Built {
         spec: base::load(&input.options.handler.base_runtime_spec)?,
         user: (0, 0, vec![]),
+        limits: Default::default(),
         volumes: volumes(&facts)?,
         actions: vec![],
         warnings: vec![],
@@ -127,6 +130,8 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     let subject = Subject::Container { name: &config.metadata.name, image: input.image_name };
     built.spec.annotations.extend(annotations::standard(input.sandbox_id, input.sandbox, &subject));
     built.spec.set_lowest_version();
+    let score = built.spec.process.as_ref().and_then(|p| p.oom_score_adj).unwrap_or_default();
+    built.limits = resources::in_force(built.spec.linux.resources.as_ref(), score);
     Ok(built)
 }
 
@@ -346,9 +351,9 @@ fn set_resources(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     if let Some(limits) = &mut built.spec.linux.resources {
         resources::check_unified(asked, input.host)?;
         resources::apply(limits, asked, input.host);
-        built.warnings.extend(resources::hugepages(limits, asked, input.host, options)?);
+        built.warnings.extend(resources::hugepages(limits, asked, input.host, options.runtime)?);
     }
-    let (score, warning) = resources::oom_score_adj(asked.oom_score_adj as i32, input.host, options);
+    let (score, warning) = resources::oom_score_adj(asked.oom_score_adj as i32, input.host, options.runtime);
     built.spec.process.get_or_insert_default().oom_score_adj = Some(score);
     built.warnings.extend(warning);
     Ok(())

@@ -112,7 +112,7 @@ fn set_process(spec: &mut Spec, input: &SandboxInput<'_>, context: &cri::LinuxSa
         },
         None,
     )?;
-    process.oom_score_adj = Some(resources::oom_score_adj(resources::SANDBOX_OOM, input.host, input.options).0);
+    process.oom_score_adj = Some(resources::oom_score_adj(resources::SANDBOX_OOM, input.host, input.options.runtime).0);
     let mut actions = Vec::new();
     if context.apparmor.is_some() {
         let host = security::allowed_apparmor(input.host, input.options.runtime);
