@@ -14,6 +14,7 @@ pub mod routes;
 pub mod runtime;
 pub mod spec;
 pub mod store;
+mod unpacked;
 
 pub use open::{Node, open};
 

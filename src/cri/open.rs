@@ -2,7 +2,7 @@
 use super::dirs::{Dirs, make};
 use super::loops::{event_monitor, snapshots_syncer};
 use super::networks::Networks;
-use super::store::{Index, container::Containers, image::Images, sandbox::Sandboxes};
+use super::store::{Index, container::Containers, image::Images, pins::Pins, sandbox::Sandboxes};
 use super::{Cri, Ports, recover, spec};
 use crate::cni::{IpPreference, Plugins, Settings};
 use crate::config::Config;
@@ -49,7 +49,11 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         dirs: node.dirs,
         sandboxes: Sandboxes { by_id: Index::new("sandbox"), names: Arc::default() },
         containers: Containers { by_id: Index::new("container"), names: Arc::default() },
-        images: Images::new(ports.images.clone(), ports.content.clone()),
+        images: Images::new(
+            ports.images.clone(),
+            ports.content.clone(),
+            Pins::new(config.cri_images.pinned_images.values().map(String::as_str)),
+        ),
         networks,
         sizes: Arc::default(),
         rates: super::rates::Rates::default(),
@@ -62,9 +66,9 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
     recover::recover(&cri)?;
     let own = cri.clone();
     cri.threads.spawn("cri-events", move |stop| event_monitor::run(&own, &subscription, stop))?;
-    let (sizes, snapshotters) = (cri.sizes.clone(), cri.ports.snapshotters.clone());
+    let own = cri.clone();
     let period = Duration::from_secs(cri.images_config.stats_collect_period.max(1));
-    cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&sizes, &snapshotters, period, stop))?;
+    cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&own.sizes, &own.ports, period, stop))?;
     Ok(cri)
 }
 

@@ -1,10 +1,11 @@
-//! Event monitor: puts exits and OOM kills of tasks on record and keeps the image store in step. What fails is tried again with
+//! Event monitor: puts exits and OOM kills of tasks on record and keeps the image store in step, whoever changed an image. What fails is tried again with
 //! growing pauses; nothing is lost, since a dropped event makes it ask every task itself.
 use crate::core::events::{Bus, Envelope, Subscription};
 use crate::core::runtime::Exit;
 use crate::cri::store::container::{Container, Oom, State};
 use crate::cri::{Cri, NAMESPACE, runtime};
 use crate::error::{Error, Result};
+use crate::proto::image_events::ImageDelete;
 use crate::proto::task_events::{TaskExit, TaskOOM};
 use crate::thread::{Stop, lock};
 use crossbeam_channel::{after, never, select};
@@ -72,11 +73,17 @@ fn take(cri: &Arc<Cri>, event: &Envelope, backlog: &Backlog) {
         "/tasks/oom" => TaskOOM::parse_from_bytes(&event.event.value)
             .map_err(|e| Error::invalid("decode TaskOOM").because(e))
             .map(|oom| drop(cri.containers.by_id.swap(&oom.container_id, |c| Container { oom: Oom::Seen, ..c.clone() }))),
-        _ => cri.images.reload(),
+        _ => image_of(event).and_then(|name| cri.images.refresh(&name)),
     };
     if let Err(e) = taken {
         warn!("event {} not handled: {}", event.topic, e.chain());
     }
+}
+
+/// The image that an event is about; its three messages have the name in the same field.
+fn image_of(event: &Envelope) -> Result<String> {
+    let message = ImageDelete::parse_from_bytes(&event.event.value);
+    message.map(|m| m.name).map_err(|e| Error::invalid("decode an image's event").because(e))
 }
 
 /// The end of a container's first process; those of commands in it are not CRI's.
@@ -124,8 +131,11 @@ fn retry(cri: &Arc<Cri>, backlog: &Backlog) {
     }
 }
 
-/// Events were dropped: whoever has ended is found by asking.
+/// Events were dropped: whoever has ended is found by asking, and images are read anew.
 fn ask_all(cri: &Arc<Cri>, backlog: &Backlog) {
+    if let Err(e) = cri.images.reload() {
+        warn!("images not read anew: {}", e.chain());
+    }
     for container in cri.containers.by_id.list().iter().filter(|c| matches!(c.state, State::Running { .. })) {
         let exit = cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|t| t.exited());
         if let Some(exit) = exit {

@@ -1,7 +1,8 @@
 //! Snapshots syncer: sizes of snapshots, collected now and then, so that statistics never walk a tree. Committed snapshots are
 //! measured once, active ones each time.
+use crate::core::content::Store as Content;
 use crate::core::snapshot::{Info, Kind, Snapshotter, Usage, scoped};
-use crate::cri::{NAMESPACE, now};
+use crate::cri::{NAMESPACE, Ports, now};
 use crate::thread::{Stop, read, write};
 use log::warn;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,18 @@ pub struct Size {
 #[derive(Default)]
 pub struct Sizes {
     by_key: RwLock<HashMap<(String, String), Size>>,
+    blobs: RwLock<(Usage, i64)>,
+}
+
+/// Of which snapshots the sum is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// Layers of images.
+    Committed,
+    /// Writable layers.
+    Active,
 }
 
 impl Sizes {
@@ -30,12 +43,17 @@ impl Sizes {
         let key = scoped(NAMESPACE, id);
         read(&self.by_key).iter().find(|((_, k), _)| *k == key).map(|((s, _), size)| (s.clone(), *size))
     }
-    /// All that a snapshotter holds, and the time of its latest measure.
-    pub fn of_snapshotter(&self, name: &str) -> (Usage, i64) {
+    /// What the content store holds, and when that was measured.
+    pub fn of_blobs(&self) -> (Usage, i64) {
+        *read(&self.blobs)
+    }
+    /// What a snapshotter holds, and the time of its latest measure.
+    pub fn of_snapshotter(&self, name: &str, part: Part) -> (Usage, i64) {
         let mut sum = Usage::default();
         let mut at = 0;
         for ((s, _), size) in read(&self.by_key).iter() {
-            if s == name {
+            let wanted = part == Part::All || (part == Part::Committed) == (size.kind == Kind::Committed);
+            if s == name && wanted {
                 sum.bytes += size.usage.bytes;
                 sum.inodes += size.usage.inodes;
                 at = at.max(size.at);
@@ -44,7 +62,11 @@ impl Sizes {
         (sum, at)
     }
     /// Measures once.
-    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) {
+    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>, content: &Content) {
+        match content.usage() {
+            Ok((bytes, inodes)) => *write(&self.blobs) = (Usage { bytes, inodes }, now()),
+            Err(e) => warn!("content: sizes not collected: {}", e.chain()),
+        }
         let mut fresh = HashMap::new();
         for (name, snapshotter) in snapshotters {
             match snapshotter.list() {
@@ -69,10 +91,10 @@ impl Sizes {
 }
 
 /// The loop `snap-sync`: a slow disk gets longer pauses, at least half the period.
-pub fn run(sizes: &Sizes, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>, period: Duration, stop: &Stop) {
+pub fn run(sizes: &Sizes, ports: &Ports, period: Duration, stop: &Stop) {
     loop {
         let begun = Instant::now();
-        sizes.collect(snapshotters);
+        sizes.collect(&ports.snapshotters, &ports.content);
         let pause = period.saturating_sub(begun.elapsed()).max(period / 2);
         if stop.sleep(pause) {
             return;

@@ -60,7 +60,7 @@ impl Node {
         self.parts.snapshotters.keys().cloned().collect()
     }
     fn pull(&self, reference: &str, snapshotter: &str) -> Result<Image> {
-        self.puller.pull(&Call::background("k8s.io"), Request::new("k8s.io", reference, snapshotter))
+        self.puller.pull(&Call::background("k8s.io"), Request::new("k8s.io", reference, snapshotter)).map(|pulled| pulled.image)
     }
     fn assert_no_trace(&self, of: &str) {
         assert!(self.parts.content.ingests("k8s.io").unwrap().is_empty(), "{of}: an ingest is left");
