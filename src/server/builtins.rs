@@ -1,6 +1,7 @@
 //! Builtins: THE list of plugins. Each is a constant here or beside its code; `cradled plugins` and the start order come from it.
 use crate::config::Config;
 use crate::core::content::Store;
+use crate::core::diff::Processors;
 use crate::core::events::Bus;
 use crate::core::gc::Collector;
 use crate::core::image::Images;
@@ -12,6 +13,7 @@ use crate::cri::{self, Cri, dirs::Dirs};
 use crate::error::{Error, Result};
 use crate::plugin::{Context, Kind, Registration};
 use crate::remote;
+use crate::remote::pull::{Blobs, SnapshotLabels};
 use crate::rpc::ttrpc;
 use log::warn;
 use std::path::{Path, PathBuf};
@@ -185,13 +187,19 @@ fn puller(cx: &mut Context<'_>) -> Result<()> {
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });
-    let limits = remote::pull::Limits { max_concurrent_downloads: section.max_concurrent_downloads, ..remote::pull::Limits::default() };
+    let limits = remote::pull::Limits {
+        max_concurrent_downloads: section.max_concurrent_downloads,
+        blobs: if section.discard_unpacked_layers { Blobs::Discard } else { Blobs::Keep },
+        labels: if section.disable_snapshot_annotations { SnapshotLabels::Bare } else { SnapshotLabels::OfImage },
+        ..remote::pull::Limits::default()
+    };
     let parts = remote::pull::Parts {
         content: cx.require::<Store>(Kind::Content)?.as_ref().clone(),
         images: cx.require::<Images>(Kind::Service)?.as_ref().clone(),
         leases: cx.require::<Leases>(Kind::Lease)?.as_ref().clone(),
         snapshotters: cx.all(Kind::Snapshotter)?,
         client,
+        processors: Processors::new(cx.config().stream_processors.clone(), &section.image_decryption.key_model),
         collector: Some(cx.require(Kind::Gc)?),
         instance: instance(),
     };

@@ -17,6 +17,7 @@ use super::reference::Reference;
 use super::session::{Client, Session};
 use crate::call::Call;
 use crate::core::content::{Digest, Store};
+use crate::core::diff::Processors;
 use crate::core::gc::Collector;
 use crate::core::image::{Descriptor, Image, Images, Platform};
 use crate::core::lease::Leases;
@@ -44,12 +45,34 @@ pub struct Limits {
     pub max_concurrent_downloads: usize,
     /// Layers that are unpacked at once, of all pulls.
     pub max_concurrent_unpacks: usize,
+    /// Whether a layer's blob stays when it is unpacked.
+    pub blobs: Blobs,
+    /// Whether a layer's snapshot has labels that tell of its image.
+    pub labels: SnapshotLabels,
+}
+
+/// What becomes of layers' blobs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blobs {
+    /// They are kept as long as the image.
+    Keep,
+    /// The collector takes them once they are unpacked.
+    Discard,
+}
+
+/// What snapshotters are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapshotLabels {
+    /// Nothing of the image.
+    Bare,
+    /// containerd's labels with the image's name, its manifest and the layer's digest.
+    OfImage,
 }
 
 impl Default for Limits {
     /// containerd's three downloads; unpacks have no such reason to wait as in containerd, where they exclude each other.
     fn default() -> Limits {
-        Limits { max_concurrent_downloads: 3, max_concurrent_unpacks: 8 }
+        Limits { max_concurrent_downloads: 3, max_concurrent_unpacks: 8, blobs: Blobs::Keep, labels: SnapshotLabels::Bare }
     }
 }
 
@@ -66,6 +89,8 @@ pub struct Parts {
     pub snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
     /// Registry client.
     pub client: Client,
+    /// Programs that turn layers into what can be unpacked.
+    pub processors: Processors,
     /// Told when a failed pull has left garbage.
     pub collector: Option<Arc<Collector>>,
     /// This run of the daemon: leases of another run are dead (`Leases::drop_stale`).

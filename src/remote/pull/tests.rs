@@ -51,6 +51,7 @@ impl Node {
             leases: Leases::new(db),
             snapshotters,
             client: Client::new(Config { retry, ..config }),
+            processors: Processors::default(),
             collector: None,
             instance: "test".into(),
         };

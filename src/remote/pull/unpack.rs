@@ -1,8 +1,9 @@
 //! One layer's stream becomes an active snapshot, is checked against its diff ID, and is published under its chain ID.
+use super::SnapshotLabels;
 use super::flight::Flight;
 use super::layers::Work;
 use crate::core::content::Digest;
-use crate::core::diff::{self, Apply, Compression, Limits, Whiteouts};
+use crate::core::diff::{self, Apply, Limits, Whiteouts};
 use crate::core::snapshot::scoped;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::sync_file_system;
@@ -12,8 +13,12 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Longest value of a label that lists layers.
+const LABEL_MAX: usize = 4000;
+
 /// A layer in an active snapshot.
 pub struct Unpacked {
+    index: usize,
     key: String,
     implied: Vec<PathBuf>,
 }
@@ -23,10 +28,11 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
     let flight = &work.flight;
     let layer = &work.layers[index];
     let key = work.keys[index].clone();
-    flight.snapshotter.prepare(&key, below, &BTreeMap::new())?;
+    flight.snapshotter.prepare(&key, below, &labels(work, index))?;
     lock(&work.active).push(key.clone());
     let root = flight.snapshotter.upper_dir(&key)?;
-    let stream = diff::decompress(Compression::of_media_type(&layer.desc.media_type)?, packed)?;
+    let session = flight.session.clone();
+    let stream = flight.shared.parts.processors.open(&layer.desc, packed, move || session.check().is_err())?;
     // Only the snapshotter that stacks layers needs marks, and its lowest layer hides nothing.
     let lowest = work.below_count == 0 && index == 0;
     let whiteouts = if flight.snapshotter.rebases() && !lowest { Whiteouts::Overlay } else { Whiteouts::Remove };
@@ -42,14 +48,38 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
             format!("layer {}: its content has diff ID {}, the image's config says {}", layer.desc.digest, applied.diff_id, layer.diff_id);
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    Ok(Unpacked { key, implied: applied.implied })
+    Ok(Unpacked { index, key, implied: applied.implied })
+}
+
+/// What the snapshotter is told of the layer, in containerd's words.
+fn labels(work: &Work, index: usize) -> BTreeMap<String, String> {
+    if work.flight.shared.limits.labels == SnapshotLabels::Bare {
+        return BTreeMap::new();
+    }
+    let mut above = String::new();
+    for layer in &work.layers[index..] {
+        let text = if above.is_empty() { layer.desc.digest.to_string() } else { format!(",{}", layer.desc.digest) };
+        // Labels have a limit; the nearest layers are what a snapshotter looks ahead to.
+        if above.len() + text.len() > LABEL_MAX {
+            break;
+        }
+        above.push_str(&text);
+    }
+    let told = [
+        ("image-ref", work.flight.session.reference().to_string()),
+        ("manifest-digest", work.manifest.to_string()),
+        ("layer-digest", work.layers[index].desc.digest.to_string()),
+        ("image-layers", above),
+    ];
+    told.into_iter().map(|(key, value)| (format!("containerd.io/snapshot/cri.{key}"), value)).collect()
 }
 
 /// Makes an unpacked layer the snapshot of its chain ID; one that is there already is as good.
 pub fn publish(work: &Work, chain: &Digest, below: Option<&str>, layer: &Unpacked, alone: bool) -> Result<String> {
     let snapshotter = &work.flight.snapshotter;
     let name = scoped(work.flight.ns(), chain.as_str());
-    let labels = BTreeMap::from([("containerd.io/snapshot.ref".to_string(), chain.to_string())]);
+    let mut labels = labels(work, layer.index);
+    labels.insert("containerd.io/snapshot.ref".into(), chain.to_string());
     if alone {
         sync(&work.flight)?;
     }
