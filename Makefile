@@ -17,7 +17,8 @@ lint: ## formatting, lints and docs, without a warning
 	cargo clippy --release --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 dist: ## programs that need only libc, libstdc++ and libssl: compiles gRPC's C core, 20 to 50 minutes, in target/dist
-	GRPCIO_SYS_USE_PKG_CONFIG=0 cargo --config 'env.GRPCIO_SYS_USE_PKG_CONFIG={value="0",force=true}' build --release --target-dir target/dist
+	@tests/setup.sh --dist
+	GRPCIO_SYS_USE_PKG_CONFIG=0 cargo build --release --target-dir target/dist
 	ls -l target/dist/release/cradled target/dist/release/containerd-shim-cradle-v2
 clean: ## remove what was built
 	cargo clean

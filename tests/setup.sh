@@ -1,10 +1,10 @@
 #!/bin/bash
-# setup.sh [--tests]: installs by apt what building and running need, and with --tests what the tests need besides. No service of a
+# setup.sh [--tests|--dist]: installs by apt what building and running need, and what the tests or the C core need besides. No service of a
 # package is started, and containerd is never installed: the tests unpack its programs beside the build.
 set -eu
 [ "$(id -u)" = 0 ] || { echo "make: needs root, for packages, namespaces, mounts and cgroups; run it with sudo" >&2; exit 1; }
 packages=(pkg-config g++ libssl-dev libgrpc-dev crun containernetworking-plugins busybox-static docker-registry iptables iproute2 procps make)
-[ "${1:-}" != --tests ] || packages+=(runc)
+case ${1:-} in --tests) packages+=(runc) ;; --dist) packages+=(cmake) ;; esac
 missing=()
 for p in "${packages[@]}"; do [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p"); done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,4 +1,5 @@
 //! Assemble: from the config and a pod's records to what spec and core want: runtime, snapshotter, paths, specs.
+use super::spec::Spec;
 use super::store::image::Image;
 use super::store::sandbox::{Record, Sandbox, State, namespaces};
 use super::{Cri, spec};
@@ -7,14 +8,28 @@ use crate::core::runtime::Runtime;
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 use crate::proto::runc_options::Options;
+use crate::sys::cgroup::slice_path;
 use crate::sys::fifo;
-use oci_spec::runtime::Spec;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where `ip netns` and network plugins look for network namespaces.
 const NETNS_DIR: &str = "/run/netns";
+
+/// What a container is made of.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// Its request.
+    pub config: &'a ContainerConfig,
+    /// Its pod.
+    pub pod: &'a Sandbox,
+    /// Its image.
+    pub image: &'a Image,
+    /// Images that are shown as volumes, by container path.
+    pub images: &'a BTreeMap<String, PathBuf>,
+}
 
 impl Cri {
     /// The config of a handler; empty is the default one.
@@ -28,16 +43,21 @@ impl Cri {
     }
     /// What runs the containers of a handler.
     pub fn runtime_for(&self, handler: &str) -> Result<Runtime> {
+        self.runtime_with_io(handler, None)
+    }
+    /// The same; `owner` gets the streams instead of whom the config names.
+    pub fn runtime_with_io(&self, handler: &str, owner: Option<(u32, u32)>) -> Result<Runtime> {
         let handler = self.handler(handler)?;
         let options = self.runc_options(handler)?;
+        let (io_uid, io_gid) = owner.unwrap_or((options.io_uid, options.io_gid));
         let message = Options {
             binary_name: options.binary_name,
             systemd_cgroup: options.systemd_cgroup,
             root: options.root,
             shim_cgroup: options.shim_cgroup,
             no_new_keyring: options.no_new_keyring,
-            io_uid: options.io_uid,
-            io_gid: options.io_gid,
+            io_uid,
+            io_gid,
             ..Options::default()
         };
         let value = message.write_to_bytes().during(|| "encode runtime options")?;
@@ -65,8 +85,21 @@ impl Cri {
     pub fn cgroup_path(&self, id: &str) -> Result<String> {
         let container = self.containers.by_id.get(id)?;
         let pod = self.sandboxes.by_id.get(&container.record.sandbox_id)?;
-        let parent = &pod.record.config.linux.get_or_default().cgroup_parent;
-        Ok(spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.record.handler)))
+        Ok(self.cgroup_path_in(&pod.record, id))
+    }
+    /// The cgroup of a container, or of the pod's own process, in a pod.
+    pub fn cgroup_path_in(&self, pod: &Record, id: &str) -> String {
+        let parent = &pod.config.linux.get_or_default().cgroup_parent;
+        spec::cgroup_path(parent, id, self.systemd_cgroup(&pod.handler))
+    }
+    /// The pod's own cgroup, if its creator made one for it.
+    pub fn pod_cgroup_path(&self, pod: &Record) -> Option<String> {
+        let parent = pod.config.linux.get_or_default().cgroup_parent.trim_matches('/');
+        match parent.rsplit('/').next() {
+            None | Some("") => None,
+            Some(slice) if self.systemd_cgroup(&pod.handler) => Some(slice_path(slice)),
+            Some(_) => Some(format!("/{parent}")),
+        }
     }
     /// Where a pod's network namespace is pinned.
     pub fn netns_path(&self, id: &str) -> PathBuf {
@@ -88,13 +121,15 @@ impl Cri {
             id,
             config: &record.config,
             pins: &record.pins,
-            shm: shared_memory(&dir, record),
+            shm: shared_memory(&dir, record).as_deref(),
+            resolv_conf: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
         })
     }
     /// The spec of a container, made with a look at its root filesystem.
-    pub fn container_spec(&self, id: &str, config: &ContainerConfig, pod: &Sandbox, image: &Image, rootfs: &Path) -> Result<spec::Built> {
+    pub fn container_spec(&self, id: &str, parts: &Parts<'_>, rootfs: &Path) -> Result<spec::Built> {
+        let Parts { config, pod, image, images } = *parts;
         let State::Ready { pid: sandbox_pid } = pod.state else {
             return Err(Error::precondition(format!("sandbox \"{}\" is not ready", pod.id)));
         };
@@ -112,6 +147,7 @@ impl Cri {
             rootfs,
             pod_dir: &self.dirs.sandbox(&pod.id),
             volumes_dir: &self.dirs.volumes(id),
+            image_volumes: images,
             host: &self.host,
             options: &self.options(&pod.record.handler)?,
         })
@@ -131,13 +167,13 @@ impl Cri {
             .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
     }
-    fn options(&self, handler: &str) -> Result<spec::Options> {
-        let configured = self.handler(handler)?;
+    fn options(&self, handler: &str) -> Result<spec::Options<'_>> {
+        let kernel = self.handler_features(handler);
         Ok(spec::Options {
+            runtime: &self.runtime,
+            handler: self.handler(handler)?,
             systemd_cgroup: self.systemd_cgroup(handler),
-            privileged_without_host_devices: configured.privileged_without_host_devices,
-            restrict_oom_score_adj: self.runtime.restrict_oom_score_adj,
-            disable_cgroup: self.runtime.disable_cgroup,
+            features: spec::Features { recursive_read_only: kernel.recursive_read_only, id_mapped_mounts: kernel.user_namespaces },
         })
     }
 }

@@ -1,17 +1,24 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod assemble;
+mod batches;
+pub mod changes;
 pub mod dirs;
 pub mod exec_output;
+pub mod features;
 pub mod image;
+mod image_volumes;
 pub mod loops;
+pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod prepared;
 mod rates;
 mod records;
 pub mod recover;
 pub mod routes;
 pub mod runtime;
+mod sandbox_image;
 pub mod spec;
 pub mod store;
 mod unpacked;
@@ -57,10 +64,14 @@ pub struct Cri {
     pub networks: Arc<Networks>,
     /// Sizes of snapshots.
     pub sizes: Arc<Sizes>,
+    /// Tells of pods and containers that change.
+    pub changes: changes::Changes,
     /// CPU rates.
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
+    /// What the kernel can do.
+    pub features: features::Features,
     /// The OCI runtime that the probe found, for Status.
     pub oci_runtime: String,
     /// Core's services.

@@ -32,7 +32,10 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         make(&node.dirs.state.join(dir))?;
     }
     make(&node.dirs.root.join("containers"))?;
-    super::runtime::teardown::unmount_under(&node.dirs.state.join("peek"))?;
+    // What a daemon that was killed in the middle of a creation had mounted for a moment.
+    for dir in ["peek", "containers"] {
+        super::runtime::teardown::unmount_under(&node.dirs.state.join(dir))?;
+    }
     let runtime = config.cri_runtime.clone();
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
@@ -41,6 +44,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         ip_preference: IpPreference::parse(&runtime.cni.ip_pref)?,
     })?;
     let networks = Arc::new(Networks::open(&runtime, plugins, &threads)?);
+    let rates = super::rates::Rates::new(runtime.stats_collect_period.0, runtime.stats_retention_period.0);
     // Before the first task is asked: what ends in between waits in the queue.
     let subscription = event_monitor::subscribe(events);
     let cri = Arc::new(Cri {
@@ -56,8 +60,10 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         ),
         networks,
         sizes: Arc::default(),
-        rates: super::rates::Rates::default(),
-        host: spec::Host::probe(),
+        changes: super::changes::Changes::default(),
+        rates,
+        host: spec::Host::probe()?,
+        features: Default::default(),
         oci_runtime: node.oci_runtime,
         ports,
         io: Pool::new("cri-io", 1024)?,
@@ -66,9 +72,9 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
     recover::recover(&cri)?;
     let own = cri.clone();
     cri.threads.spawn("cri-events", move |stop| event_monitor::run(&own, &subscription, stop))?;
-    let own = cri.clone();
+    let (sizes, snapshotters) = (cri.sizes.clone(), cri.ports.snapshotters.clone());
     let period = Duration::from_secs(cri.images_config.stats_collect_period.max(1));
-    cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&own.sizes, &own.ports, period, stop))?;
+    cri.threads.spawn("snap-sync", move |stop| snapshots_syncer::run(&sizes, &snapshotters, period, stop))?;
     Ok(cri)
 }
 

@@ -1,7 +1,7 @@
 //! Pod files: a pod's hostname, hosts, resolv.conf and /dev/shm, made before its process.
 use super::dirs;
 use super::spec;
-use super::store::sandbox::namespaces;
+use super::store::sandbox::{id_map, namespaces};
 use crate::error::{Context, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig};
 use crate::sys::mount::{self, Mount};
@@ -27,7 +27,15 @@ pub fn write(dir: &Path, config: &PodSandboxConfig) -> Result<()> {
         None => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
     };
     file(&dir.join("resolv.conf"), &resolv)?;
-    if ipc != NamespaceMode::NODE { shm(&dir.join("shm")) } else { Ok(()) }
+    // The root of a user namespace owns its files, as in any pod.
+    let root = id_map(config).and_then(|map| map.root());
+    if let Some((uid, gid)) = root {
+        for name in ["hostname", "hosts", "resolv.conf"] {
+            let path = dir.join(name);
+            std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).during(|| format!("give {} to the pod's root", path.display()))?;
+        }
+    }
+    if ipc != NamespaceMode::NODE { shm(&dir.join("shm"), root) } else { Ok(()) }
 }
 
 fn file(path: &Path, text: &str) -> Result<()> {
@@ -37,9 +45,10 @@ fn file(path: &Path, text: &str) -> Result<()> {
     std::fs::set_permissions(path, readable).during(|| format!("set the mode of {}", path.display()))
 }
 
-fn shm(path: &Path) -> Result<()> {
+fn shm(path: &Path, root: Option<(u32, u32)>) -> Result<()> {
     dirs::make(path)?;
-    let options = ["nosuid", "nodev", "noexec", "mode=1777"].map(String::from).into_iter().chain([format!("size={SHM_SIZE}")]).collect();
+    let fixed = ["nosuid", "nodev", "noexec", "mode=1777"].map(String::from).into_iter().chain([format!("size={SHM_SIZE}")]);
+    let options = fixed.chain(root.map(|(uid, gid)| format!("uid={uid},gid={gid}"))).collect();
     let tmpfs = Mount { kind: "tmpfs".into(), source: "shm".into(), target: None, options };
     mount::mount(&tmpfs, path).during(|| format!("mount {}", path.display()))
 }

@@ -73,21 +73,35 @@ impl Routes {
     }
     /// Adds a server-streaming method.
     pub fn stream<Q: Send + 'static, P: Send + 'static>(
-        mut self,
+        self,
         method: &Method<Q, P>,
         lane: &Pool,
         handler: impl Fn(&Call, Q, &mut Out<P>) -> Result<()> + Send + Sync + 'static,
     ) -> Routes {
+        self.watch(method, lane, |_, request| Ok(request), handler)
+    }
+    /// Adds a server-streaming method of two steps. `open` runs at once, before any call that the client makes later: what it
+    /// subscribes to misses nothing that those calls tell. It must not wait.
+    pub fn watch<Q: Send + 'static, S: Send + 'static, P: Send + 'static>(
+        mut self,
+        method: &Method<Q, P>,
+        lane: &Pool,
+        open: impl Fn(&Call, Q) -> Result<S> + Send + Sync + 'static,
+        handler: impl Fn(&Call, S, &mut Out<P>) -> Result<()> + Send + Sync + 'static,
+    ) -> Routes {
         self.registered.push(method.name.to_string());
-        let (lane, handler, namespace, name) = (lane.clone(), Arc::new(handler), self.namespace, method.name);
+        let (lane, namespace, name) = (lane.clone(), self.namespace, method.name);
+        let (open, handler) = (Arc::new(open), Arc::new(handler));
         self.builder = self.builder.add_server_streaming_handler(method, move |ctx, request, sink| {
             let (call, alive) = call_of(&ctx, namespace);
-            let (messages, inbox) = mpsc::channel::<P>(16);
+            // Few: a client that does not read shall hold few messages here.
+            let (messages, inbox) = mpsc::channel::<P>(1);
             let (tx, end) = oneshot::channel();
             let handler = handler.clone();
+            let opened = guarded(name, || open(&call, request));
             lane.run(move || {
                 let mut out = Out(messages);
-                let answer = guarded(name, || handler(&call, request, &mut out));
+                let answer = opened.and_then(|opened| guarded(name, || handler(&call, opened, &mut out)));
                 drop(out);
                 let _ = tx.send(answer);
             });
@@ -233,6 +247,11 @@ impl Client {
             }
         }
     }
+    /// A call that is answered by a stream, with a time limit for all of it.
+    pub fn stream<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, limit: Duration) -> Result<Incoming<P>> {
+        let messages = self.channel.server_streaming(method, request, self.options(limit)?);
+        Ok(Incoming { messages: messages.map_err(|e| error_of(method.name, e))?, name: method.name })
+    }
     fn options(&self, limit: Duration) -> Result<CallOption> {
         let options = CallOption::default().timeout(limit);
         let Some(namespace) = self.namespace else { return Ok(options) };
@@ -250,6 +269,21 @@ impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         // Full = it rings already.
         let _ = self.0.try_send(());
+    }
+}
+
+/// Messages of a server's stream as they come; dropping it ends the call.
+pub struct Incoming<P> {
+    messages: grpcio::ClientSStreamReceiver<P>,
+    name: &'static str,
+}
+
+impl<P> Iterator for Incoming<P> {
+    type Item = Result<P>;
+
+    fn next(&mut self) -> Option<Result<P>> {
+        let next = block_on(poll_fn(|cx| Pin::new(&mut self.messages).poll_next(cx)));
+        next.map(|message| message.map_err(|e| error_of(self.name, e)))
     }
 }
 

@@ -32,8 +32,12 @@ const NATIVE: Registration = Registration { kind: Kind::Snapshotter, id: "native
 const IMAGES: Registration =
     Registration { kind: Kind::Service, id: "images-service", requires: &[Kind::Metadata, Kind::Event], start: images };
 const LEASES: Registration = Registration { kind: Kind::Lease, id: "manager", requires: &[Kind::Metadata], start: leases };
-const GC: Registration =
-    Registration { kind: Kind::Gc, id: "scheduler", requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease], start: gc };
+const GC: Registration = Registration {
+    kind: Kind::Gc,
+    id: "scheduler",
+    requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease, Kind::Service],
+    start: gc,
+};
 const RUNTIME: Registration = Registration { kind: Kind::Runtime, id: "task", requires: &[Kind::Event], start: task };
 const TTRPC: Registration = Registration { kind: Kind::Ttrpc, id: "events", requires: &[Kind::Runtime], start: forward };
 const CONTENT_API: Registration = Registration { kind: Kind::Grpc, id: "content", requires: &[Kind::Content], start: content_api };
@@ -118,7 +122,8 @@ fn leases(cx: &mut Context<'_>) -> Result<()> {
 fn gc(cx: &mut Context<'_>) -> Result<()> {
     let content = cx.require::<Store>(Kind::Content)?;
     let snapshotters = cx.all::<dyn Snapshotter>(Kind::Snapshotter)?;
-    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content.as_ref().clone(), snapshotters));
+    let images = cx.require::<Images>(Kind::Service)?;
+    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content.as_ref().clone(), snapshotters, images.as_ref().clone()));
     collector.start(cx.threads())?;
     collector.schedule();
     cx.provide(collector);

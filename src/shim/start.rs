@@ -6,12 +6,12 @@ use super::spec::Spec;
 use crate::error::{Context, Error, Result};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::fifo::{self, End};
-use crate::sys::signal;
+use crate::sys::{signal, socket};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -82,8 +82,10 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
                 fs::set_permissions(path, Permissions::from_mode(0o600)).during(during)?;
                 return Ok(Some(listener));
             }
-            Err(e) if e.kind() == ErrorKind::AddrInUse => match UnixStream::connect(path) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => match socket::connect(&path.to_string_lossy()) {
                 Ok(_) => return Ok(None),
+                // So many wait for it that it must be there.
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => drop(fs::remove_file(path)),
                 Err(e) => return Err(e).during(during),
             },

@@ -1,13 +1,17 @@
 //! Control groups of all three layouts behind one handle: where a process is, who is in there, what it used, what its limits are.
 //!
 //! A handle is a set of paths and holds no descriptor. What a kernel or a layout does not count is `None`, never zero.
+mod limits;
 mod oom;
 mod parse;
 mod stats;
+mod unit;
 
+pub use limits::Limits;
 pub use oom::{OomWatch, watch_oom};
 pub use parse::{Device, Pressure, Stall, flat_keyed, limit, number};
 pub use stats::{Cpu, Hugetlb, Memory, Pids, Stats, Swap};
+pub use unit::{path_of, slice_path};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +20,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 const BASE: &str = "/sys/fs/cgroup";
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
 /// f_type of cgroup2 (linux/magic.h).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -36,7 +41,7 @@ impl Mode {
         static HOST: OnceLock<Mode> = OnceLock::new();
         *HOST.get_or_init(|| {
             let is_v2 = |path: &str| rustix::fs::statfs(path).is_ok_and(|s| s.f_type as u64 == CGROUP2_MAGIC);
-            match (is_v2(BASE), is_v2("/sys/fs/cgroup/unified")) {
+            match (is_v2(BASE), is_v2(UNIFIED)) {
                 (true, _) => Mode::V2,
                 (_, true) => Mode::Hybrid,
                 _ => Mode::V1,
@@ -49,6 +54,8 @@ impl Mode {
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     layout: Layout,
+    /// On a hybrid host, its directory in the cgroup2 beside v1, if its runtime made one: there the kernel counts pressure.
+    unified: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,23 +70,23 @@ impl Cgroup {
     pub fn of_pid(pid: i32) -> io::Result<Cgroup> {
         let file = format!("/proc/{pid}/cgroup");
         let text = fs::read_to_string(&file)?;
+        let path = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
         let layout = match Mode::host() {
-            Mode::V2 => {
-                let path = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
-                Layout::V2(inside(Path::new(BASE), path)?)
-            }
+            Mode::V2 => Layout::V2(inside(Path::new(BASE), path)?),
             Mode::V1 | Mode::Hybrid => Layout::V1(hierarchies(&text)?),
         };
-        Ok(Cgroup { layout })
+        Ok(Cgroup { layout, unified: unified(path) })
     }
-    /// The group at a path as an OCI spec's `cgroupsPath` says it (`/kubepods/pod1/abc`); NotFound if no controller has it.
+    /// The group at a path below the root (`/kubepods/pod1/abc`), or in systemd's form of an OCI spec (`a.slice:prefix:name`);
+    /// NotFound if no controller has it.
     pub fn at(path: &str) -> io::Result<Cgroup> {
+        let path = &*path_of(path);
         let layout = match Mode::host() {
             Mode::V2 => Layout::V2(inside(Path::new(BASE), path)?),
             Mode::V1 | Mode::Hybrid => {
                 let mut found = vec![];
                 for (controller, root) in controllers()? {
-                    found.push((controller, inside(&root, path)?));
+                    found.push((controller.clone(), inside(root, path)?));
                 }
                 found.retain(|(_, p)| p.is_dir());
                 Layout::V1(found)
@@ -89,7 +96,11 @@ impl Cgroup {
             Layout::V1(found) => !found.is_empty(),
             Layout::V2(path) => path.is_dir(),
         };
-        if there { Ok(Cgroup { layout }) } else { Err(io::Error::new(io::ErrorKind::NotFound, format!("cgroup {path}"))) }
+        if there {
+            Ok(Cgroup { layout, unified: unified(path) })
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, format!("cgroup {path}")))
+        }
     }
     /// Makes the group in every hierarchy; one that is there is taken.
     pub fn create(path: &str) -> io::Result<Cgroup> {
@@ -97,7 +108,7 @@ impl Cgroup {
             Mode::V2 => make(Path::new(BASE), &inside(Path::new(BASE), path)?, Mode::V2)?,
             mode => {
                 for (_, root) in controllers()? {
-                    make(&root, &inside(&root, path)?, mode)?;
+                    make(root, &inside(root, path)?, mode)?;
                 }
             }
         }
@@ -117,6 +128,14 @@ impl Cgroup {
     /// A file of it.
     pub fn read(&self, controller: &str, file: &str) -> io::Result<String> {
         fs::read_to_string(self.dir(controller).ok_or(io::ErrorKind::NotFound)?.join(file))
+    }
+    /// A file that cgroup2 alone has: of the group itself, or on a hybrid host of its twin there.
+    fn read_unified(&self, file: &str) -> Option<String> {
+        let dir = match &self.layout {
+            Layout::V2(path) => path,
+            Layout::V1(_) => self.unified.as_ref()?,
+        };
+        fs::read_to_string(dir.join(file)).ok()
     }
     /// Sets a limit: the file's name and value are those of the layout.
     pub fn set(&self, controller: &str, file: &str, value: &str) -> io::Result<()> {
@@ -210,15 +229,26 @@ fn hierarchies(text: &str) -> io::Result<Vec<(Box<str>, PathBuf)>> {
     Ok(found)
 }
 
-/// The mounted hierarchies by controller; `cpu` and `cpuacct` may be links to one.
-fn controllers() -> io::Result<Vec<(Box<str>, PathBuf)>> {
-    Ok(hierarchies(&fs::read_to_string("/proc/self/cgroup")?)?
-        .into_iter()
-        .map(|(name, _)| {
-            let root = Path::new(BASE).join(&*name);
-            (name, root)
-        })
-        .collect())
+/// The mounted hierarchies by controller, looked up once; `cpu` and `cpuacct` may be links to one.
+fn controllers() -> io::Result<&'static [(Box<str>, PathBuf)]> {
+    static ROOTS: OnceLock<Vec<(Box<str>, PathBuf)>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Ok(roots);
+    }
+    let own = hierarchies(&fs::read_to_string("/proc/self/cgroup")?)?;
+    let roots = own.into_iter().map(|(name, _)| {
+        let root = Path::new(BASE).join(&*name);
+        (name, root)
+    });
+    Ok(ROOTS.get_or_init(|| roots.collect()))
+}
+
+/// The group's directory in a hybrid host's cgroup2; the root there counts for the whole node, not for a group.
+fn unified(path: &str) -> Option<PathBuf> {
+    if Mode::host() != Mode::Hybrid || path.trim_matches('/').is_empty() {
+        return None;
+    }
+    inside(Path::new(UNIFIED), path).ok().filter(|dir| dir.is_dir())
 }
 
 /// Makes the directories from `root` down to `dir`; on v1 a fresh cpuset must first inherit, or no process can enter it.

@@ -3,11 +3,15 @@
 mod copy;
 mod inside;
 mod node;
+mod owners;
+mod volume;
 mod walk;
 
 pub use copy::copy_tree;
-pub use inside::{Found, Inside, clean, split};
+pub use inside::{Found, Inside, clean, real_path, split};
 pub use node::{Metadata, Node};
+pub use owners::shift_owners;
+pub use volume::{Volume, device_name, volume};
 pub use walk::{Space, Step, disk_usage, remove_contents, remove_tree, walk};
 
 use rustix::fd::OwnedFd;

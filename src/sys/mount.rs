@@ -1,15 +1,17 @@
 //! Mounts as containerd describes them: a kind, a source and mount(8) options; and what is mounted where.
 //!
 //! Nothing here follows a symbolic link at the target, and an option string of any length works.
+mod idmap;
 mod info;
 mod long;
 mod options;
 
+pub use idmap::{Changes, bind_changed, can_map, can_set_recursively};
 pub use info::{Mounted, is_mountpoint, mounted, mounts_under};
 pub use options::Options;
 pub use rustix::mount::UnmountFlags;
 
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::ffi::CString;
@@ -59,7 +61,13 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> io::Result<()> {
 
 fn mount_at(mount: &Mount, target: &Path) -> io::Result<()> {
     let options = Options::parse(&mount.options)?;
-    if options.is_bind() || mount.kind == "bind" {
+    if let Some(map) = options.map.as_ref().filter(|_| !options.is_bind() && mount.kind != "bind") {
+        if mount.kind != "overlay" {
+            let text = format!("uidmap and gidmap are for bind and overlay mounts, not for {}", mount.kind);
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        idmap::overlay(mount, &options, map, target)?;
+    } else if options.is_bind() || mount.kind == "bind" {
         bind_with(Path::new(&mount.source), target, &options)?;
     } else if options.flags.contains(options::REMOUNT) {
         let data = CString::new(options.data.join(","))?;
@@ -98,7 +106,11 @@ pub fn bind(source: &Path, target: &Path, depth: Depth) -> io::Result<()> {
 }
 
 fn bind_with(source: &Path, target: &Path, options: &Options) -> io::Result<()> {
-    bind(source, target, options.bind.unwrap_or(Depth::Recursive))?;
+    let depth = options.bind.unwrap_or(Depth::Recursive);
+    match &options.map {
+        None => bind(source, target, depth)?,
+        map => bind_changed(source, target, &Changes { depth, map: map.clone(), read_only: false })?,
+    }
     let flags = options.flags - options::REMOUNT;
     if flags.is_empty() {
         return Ok(());
@@ -117,7 +129,10 @@ fn set_flags(target: &Path, flags: MountFlags, depth: Depth) -> io::Result<()> {
     let Some(set) = options::attributes(flags) else {
         return Ok(rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"")?);
     };
-    match set_attributes(target, set, depth) {
+    // Of all access time modes only one can be set, so the old one is cleared first.
+    let clear = if set & libc::MOUNT_ATTR__ATIME != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    match set_attributes(open_path(target)?.as_fd(), &attr, depth) {
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && depth == Depth::One => {
             Ok(rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"")?)
         }
@@ -125,15 +140,19 @@ fn set_flags(target: &Path, flags: MountFlags, depth: Depth) -> io::Result<()> {
     }
 }
 
-fn set_attributes(target: &Path, set: u64, depth: Depth) -> io::Result<()> {
-    let place = open_path(target)?;
-    // Of all access time modes only one can be set, so the old one is cleared first.
-    let clear = if set & libc::MOUNT_ATTR__ATIME != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
-    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+/// Changes a mount that is held, attached or not.
+fn set_attributes(held: BorrowedFd<'_>, attr: &libc::mount_attr, depth: Depth) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if depth == Depth::Recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: `place` is open, the path is a constant C string, and `attr` is a mount_attr of the size that is passed along.
+    // SAFETY: `held` is open, the path is a constant C string, and `attr` is a mount_attr of the size that is passed along.
     let done = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, place.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<libc::mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            held.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<libc::mount_attr>(),
+        )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

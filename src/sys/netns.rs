@@ -25,6 +25,8 @@ pub enum NsKind {
     Ipc,
     /// Host name.
     Uts,
+    /// Users, groups and capabilities; only [`super::userns`] makes them.
+    User,
 }
 
 impl NsKind {
@@ -34,6 +36,16 @@ impl NsKind {
             NsKind::Net => "net",
             NsKind::Ipc => "ipc",
             NsKind::Uts => "uts",
+            NsKind::User => "user",
+        }
+    }
+    /// Its flag of clone(2).
+    pub(super) fn clone_flag(self) -> libc::c_int {
+        match self {
+            NsKind::Net => libc::CLONE_NEWNET,
+            NsKind::Ipc => libc::CLONE_NEWIPC,
+            NsKind::Uts => libc::CLONE_NEWUTS,
+            NsKind::User => libc::CLONE_NEWUSER,
         }
     }
     fn flag(self) -> UnshareFlags {
@@ -41,6 +53,8 @@ impl NsKind {
             NsKind::Net => UnshareFlags::NEWNET,
             NsKind::Ipc => UnshareFlags::NEWIPC,
             NsKind::Uts => UnshareFlags::NEWUTS,
+            // A process of several threads cannot: the kernel refuses it.
+            NsKind::User => UnshareFlags::NEWUSER,
         }
     }
 }

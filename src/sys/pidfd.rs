@@ -26,6 +26,37 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A process by number and time of start, which no later process with the same number has; unlike a pidfd it holds no descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
+    started: u64,
+}
+
+impl Identity {
+    /// Of a running process; None if there is none.
+    pub fn of(pid: u32) -> Option<Identity> {
+        Some(Identity { pid, started: started(pid)? })
+    }
+    /// A descriptor of it; None if it has ended.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let fd = open(i32::try_from(self.pid).ok()?).ok()?;
+        // The descriptor first: what is true of the number now is true of the descriptor.
+        (started(self.pid) == Some(self.started)).then_some(fd)
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`; the name before it may hold anything, and ends with the last parenthesis. None for a zombie.
+fn started(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
 /// A child that has ended and whose number is still taken: whoever holds the number learns of the end first, then [`reap`] frees it.
 pub fn ended_child() -> io::Result<Option<Ended>> {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -60,9 +91,12 @@ mod tests {
     #[test]
     fn a_pidfd_signals_its_own_process() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let fd = open(child.id() as i32).unwrap();
+        let identity = Identity::of(child.id()).unwrap();
+        let fd = identity.open().unwrap();
+        assert!(Identity { started: identity.started + 1, ..identity }.open().is_none());
         send_signal(&fd, libc::SIGKILL).unwrap();
         assert!(!child.wait().unwrap().success());
         assert_eq!(send_signal(&fd, 0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert!(identity.open().is_none() && Identity::of(child.id()).is_none());
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, reason = "a toolbox: not every story needs every tool")]
 pub mod client;
 pub mod cni;
+pub mod cri_json;
 pub mod daemon;
 pub mod gate;
 pub mod image;
@@ -10,7 +11,7 @@ pub mod layer;
 pub mod leftovers;
 pub mod registry;
 
-pub use client::Pod;
+pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};
 pub use gate::Gate;
 pub use image::{Compression, Format, Image};

@@ -1,74 +1,136 @@
-//! Bad requests: refused with a reason, and nothing is left of them.
-use crate::harness::client::{container_config, some};
-use crate::harness::{Daemon, RUNTIMES};
-use cradle::error::Kind;
-use cradle::proto::cri::{Mount, PodSandboxConfig, RunPodSandboxRequest};
+//! Bad requests, a table a subject: each is refused with the code and the field that the table names, and leaves the node as it
+//! was: stores, mounts, namespaces, cgroups, processes, network.
+mod containers;
+mod ids;
+mod images;
+mod pods;
+
+use crate::harness::client::container_config;
+use crate::harness::{Container, Daemon, Pod, leftovers};
+use cradle::error::{Kind, Result};
+use cradle::proto::cri::{Container as Listed, ContainerConfig, ListPodSandboxRequest, PodSandboxConfig};
 use cradle::proto::cri_methods::runtime_service as rt;
+use std::time::{Duration, Instant};
 
-#[test]
-fn pods_that_cannot_be() {
-    let d = Daemon::start();
-    type Change = fn(&mut PodSandboxConfig);
-    let cases: [(&str, &str, Change); 4] = [
-        ("no metadata", "runc", |c| c.metadata = None.into()),
-        ("no name", "runc", |c| c.metadata.mut_or_insert_default().name.clear()),
-        ("unknown handler", "nosuch", |_| {}),
-        ("bad sysctl", "runc", |c| {
-            c.linux.mut_or_insert_default().sysctls.insert("kernel.nosuch".into(), "1".into());
-        }),
-    ];
-    for (what, handler, change) in cases {
-        let mut config = d.pod_config("bad");
-        change(&mut config);
-        let request = RunPodSandboxRequest { config: some(config), runtime_handler: handler.into(), ..Default::default() };
-        let error = d.ask(&rt::RUN_POD_SANDBOX, &request).err().unwrap_or_else(|| panic!("{what}: was run"));
-        println!("{what}: {}", error.chain());
-        assert!(handler != "nosuch" || error.chain().contains("nosuch"));
-        assert!(d.pod_ids().is_empty(), "{what}");
-    }
-    assert!(d.ask(&rt::RUN_POD_SANDBOX, &RunPodSandboxRequest::default()).is_err());
+/// Longer is no message for a person, nor for a log.
+const LONGEST_MESSAGE: usize = 2000;
+
+/// A node with what requests may be about.
+pub struct World<'a> {
+    pub daemon: &'a Daemon,
+    pub image: String,
+    /// Has the containers below.
+    pub pod: Pod<'a>,
+    pub running: Container<'a>,
+    pub created: Container<'a>,
+    pub ended: Container<'a>,
+    /// Has a running container too.
+    pub other: Pod<'a>,
+    pub beside: Container<'a>,
 }
 
-#[test]
-fn containers_that_cannot_be() {
-    let d = Daemon::start();
-    let image = d.busybox();
-    for handler in RUNTIMES {
-        let pod = d.pod("bad", handler);
-        let unknown = container_config("unknown", "127.0.0.1:1/never/pulled:1", &["true"]);
-        let error = pod.try_create(unknown).err().unwrap();
-        assert_eq!(error.kind(), Kind::NotFound, "{}", error.chain());
-        assert!(error.chain().contains("never/pulled"), "{}", error.chain());
+/// A bad request.
+pub struct Case {
+    call: &'static str,
+    what: &'static str,
+    kind: Kind,
+    says: &'static str,
+    ask: Box<dyn Fn(&World<'_>) -> Result<()>>,
+}
 
-        let mut missing = container_config("missing", &image, &["true"]);
-        missing.mounts.push(Mount { host_path: "/no/such/source".into(), container_path: "/x".into(), ..Default::default() });
-        if let Ok(container) = pod.try_create(missing) {
-            // containerd makes the missing directory; what must not be is a half-made container.
-            d.remove_container(&container.id).unwrap();
+/// A line of a table: which call, what is wrong, the code, what the message must say, the request.
+pub fn bad<Q: 'static, P: Unpin + 'static>(
+    (method, what): (&'static grpcio::Method<Q, P>, &'static str),
+    kind: Kind,
+    says: &'static str,
+    request: impl Fn(&World<'_>) -> Q + 'static,
+) -> Case {
+    let ask = Box::new(move |w: &World<'_>| w.daemon.ask(method, &request(w)).map(drop));
+    Case { call: method.name, what, kind, says, ask }
+}
+
+/// Sends a table's requests, and tells all that is wrong at once.
+pub fn refuse(cases: &[Case]) {
+    let daemon = Daemon::start();
+    let world = World::new(&daemon);
+    let mut wrong = vec![];
+    let mut before = state(&world);
+    for case in cases {
+        let name = format!("{}: {}", case.call.rsplit('/').next().unwrap_or_default(), case.what);
+        match (case.ask)(&world) {
+            Ok(()) => wrong.push(format!("{name}: was done")),
+            Err(e) => {
+                let text = e.chain();
+                println!("{name}: {:?}: {}", e.kind(), &text.chars().take(300).collect::<String>());
+                if e.kind() != case.kind || !text.contains(case.says) || text.len() > LONGEST_MESSAGE {
+                    wrong.push(format!(
+                        "{name}: {:?} of {} bytes, not {:?} with \"{}\": {:.200}",
+                        e.kind(),
+                        text.len(),
+                        case.kind,
+                        case.says,
+                        text
+                    ));
+                }
+            }
         }
-        let mut user = container_config("user", &image, &["true"]);
-        user.linux.mut_or_insert_default().security_context.mut_or_insert_default().run_as_username = "nobody-here".into();
-        let error = pod.try_create(user).err().unwrap();
-        assert!(error.chain().contains("nobody-here"), "{}", error.chain());
-
-        let mut gone = pod.clone();
-        gone.id = "0123456789abcdef".into();
-        let error = gone.try_create(container_config("c", &image, &["true"])).err().unwrap();
-        assert_eq!(error.kind(), Kind::NotFound, "{}", error.chain());
-        assert!(d.containers().is_empty());
-        pod.remove();
+        let after = settled(&world, &before);
+        if after != before {
+            let gone = before.iter().filter(|l| !after.contains(l)).map(|l| format!("-{l}"));
+            let new = after.iter().filter(|l| !before.contains(l)).map(|l| format!("+{l}"));
+            wrong.push(format!("{name}: the node has changed:\n    {}", gone.chain(new).collect::<Vec<_>>().join("\n    ")));
+            before = after;
+        }
     }
-    let _ = std::fs::remove_dir("/no/such/source").and_then(|()| std::fs::remove_dir("/no/such")).and_then(|()| std::fs::remove_dir("/no"));
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-#[test]
-fn a_second_start_is_refused() {
-    let d = Daemon::start();
-    let image = d.busybox();
-    let pod = d.pod("twice", "runc");
-    let main = pod.shell("main", &image, "sleep 1000");
-    assert!(main.start().is_err());
-    assert!(main.running());
-    d.stop_container(&main.id, 0).unwrap();
-    assert!(main.start().is_err());
+/// The state once it is as before, or after a while.
+fn settled(world: &World<'_>, before: &[String]) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let now = state(world);
+        if now == before || begun.elapsed() > Duration::from_secs(3) {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// All that a request may change, a line each.
+fn state(world: &World<'_>) -> Vec<String> {
+    let d = world.daemon;
+    let mut all = leftovers::of(d);
+    let pods = d.get(&rt::LIST_POD_SANDBOX, &ListPodSandboxRequest::default()).items;
+    all.extend(pods.iter().map(|p| format!("pod {} {:?}", p.id, p.state)));
+    all.extend(d.containers().iter().map(|c: &Listed| format!("container {} {:?}", c.id, c.state)));
+    all.extend(d.images().iter().map(|i| format!("image {} {:?} {:?}", i.id, i.repo_tags, i.repo_digests)));
+    for sub in ["root/io.containerd.snapshotter.v1.overlayfs/snapshots", "root/io.containerd.content.v1.content/ingest", "logs"] {
+        let entries = std::fs::read_dir(d.path(sub)).into_iter().flatten().flatten();
+        all.extend(entries.map(|e| format!("file {}", e.path().display())));
+    }
+    all.sort();
+    all
+}
+
+impl<'a> World<'a> {
+    fn new(daemon: &'a Daemon) -> World<'a> {
+        let image = daemon.busybox();
+        let (pod, other) = (daemon.pod("pod", "crun"), daemon.pod("other", "crun"));
+        let ended = pod.shell("ended", &image, "exit 0");
+        let running = pod.shell("running", &image, "exec sleep 1000");
+        let created = pod.create(container_config("created", &image, &["sleep", "1000"]));
+        let beside = other.shell("beside", &image, "exec sleep 1000");
+        ended.ended(Duration::from_secs(20));
+        World { daemon, image, pod, running, created, ended, other, beside }
+    }
+    /// A pod that could be run.
+    pub fn good_pod(&self) -> PodSandboxConfig {
+        let config = self.daemon.pod_config("bad");
+        PodSandboxConfig { log_directory: self.daemon.logs().join("bad").display().to_string(), ..config }
+    }
+    /// A container that could be created.
+    pub fn good_container(&self) -> ContainerConfig {
+        container_config("bad", &self.image, &["sleep", "1000"])
+    }
 }

@@ -219,13 +219,12 @@ fn a_tag_that_moves_leaves_the_old_image_with_its_digest() {
 #[test]
 fn pinned_images_are_told_by_name_and_by_pattern() {
     let registry = Registry::shared();
+    let mut d = Setup::new().prepare();
     let pins = format!("sandbox = \"{0}/pause:3\"\nours = \"{0}/system/*\"\n", registry.host);
-    let d = Setup::new().config(&format!("[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n{pins}")).prepare();
-    let mut text = std::fs::read_to_string(d.path("config.toml")).unwrap();
-    text = text.replace("version = 2", "version = 3").replace("[grpc]", "[plugins.\"io.containerd.server.v1.grpc\"]");
-    let _ = text;
-    drop(d);
-    let d = Setup::new().config(&format!("[plugins.\"io.containerd.grpc.v1.cri\".pinned_images]\n{pins}")).start();
+    std::fs::write(d.path("pins.toml"), format!("version = 3\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n{pins}")).unwrap();
+    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
+    std::fs::write(d.path("config.toml"), format!("imports = [\"pins.toml\"]\n{config}")).unwrap();
+    d.start_again();
     for (name, tag, pinned) in [("pause", "3", true), ("pause", "4", false), ("system/agent", "1", true), ("app", "1", false)] {
         Image::busybox().set("Env", serde_json::json!([format!("PIN={name}{tag}")])).push(&registry.repository(name), tag);
         let reference = registry.reference(name, tag);
@@ -277,8 +276,6 @@ fn an_image_is_pulled_for_a_handlers_snapshotter() {
 
 #[test]
 fn the_image_file_system_tells_bytes_and_inodes() {
-    let d = Setup::new().config("[plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"overlayfs\"\n").prepare();
-    drop(d);
     let d = Daemon::start();
     let info = || d.get(&images::IMAGE_FS_INFO, &ImageFsInfoRequest::default());
     let empty = info();

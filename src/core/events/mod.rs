@@ -61,25 +61,43 @@ impl From<&Envelope> for event::Envelope {
     }
 }
 
-/// Hands events out.
-#[derive(Default)]
-pub struct Bus {
-    listeners: Arc<Mutex<Vec<Listener>>>,
+/// What a bus may carry.
+pub trait Topic {
+    /// What subscribers choose by.
+    fn topic(&self) -> &str;
 }
 
-struct Listener {
+impl Topic for Envelope {
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+}
+
+/// Hands events out.
+pub struct Bus<E = Envelope> {
+    listeners: Arc<Mutex<Vec<Listener<E>>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+struct Listener<E> {
     topics: Vec<String>,
-    send: Sender<Arc<Envelope>>,
+    send: Sender<Arc<E>>,
     /// To take the oldest out of a full queue.
-    oldest: Receiver<Arc<Envelope>>,
+    oldest: Receiver<Arc<E>>,
     dropped: Arc<AtomicU64>,
 }
 
 /// One listener's queue; dropping it ends the subscription.
-pub struct Subscription {
-    queue: Receiver<Arc<Envelope>>,
+pub struct Subscription<E = Envelope> {
+    queue: Receiver<Arc<E>>,
     dropped: Arc<AtomicU64>,
-    listeners: Weak<Mutex<Vec<Listener>>>,
+    listeners: Weak<Mutex<Vec<Listener<E>>>>,
+}
+
+impl<E> Default for Bus<E> {
+    fn default() -> Bus<E> {
+        Bus { listeners: Arc::default(), dropped: Arc::default() }
+    }
 }
 
 impl Bus {
@@ -87,20 +105,33 @@ impl Bus {
     pub fn new() -> Bus {
         Bus::default()
     }
+}
+
+impl<E: Topic> Bus<E> {
     /// Hands an event to all who listen to its topic. All see all events in the same order.
-    pub fn publish(&self, envelope: Envelope) {
-        let envelope = Arc::new(envelope);
-        for listener in lock(&self.listeners).iter() {
-            if listener.wants(&envelope.topic) {
-                listener.push(&envelope);
-            }
+    pub fn publish(&self, event: E) {
+        self.publish_after(|| Some(event));
+    }
+    /// Makes a change in memory and hands its event out, as one step: events are in the order of the changes. `change` must
+    /// neither wait nor publish. It makes no event by `None`.
+    pub fn publish_after(&self, change: impl FnOnce() -> Option<E>) {
+        let listeners = lock(&self.listeners);
+        let Some(event) = change() else { return };
+        let event = Arc::new(event);
+        for listener in listeners.iter().filter(|l| l.wants(event.topic())) {
+            self.dropped.fetch_add(listener.push(&event), Ordering::Relaxed);
         }
     }
+    /// Events that slow subscribers lost, all together.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
     /// Listens to the topics that begin with one of `prefixes`; without prefixes to all.
-    pub fn subscribe(&self, prefixes: &[&str]) -> Subscription {
+    pub fn subscribe(&self, prefixes: &[&str]) -> Subscription<E> {
         self.subscribe_bounded(prefixes, WAITING)
     }
-    fn subscribe_bounded(&self, prefixes: &[&str], waiting: usize) -> Subscription {
+    /// As [`Bus::subscribe`], with a bound of its own on the events that wait.
+    pub fn subscribe_bounded(&self, prefixes: &[&str], waiting: usize) -> Subscription<E> {
         let (send, queue) = bounded(waiting);
         let dropped = Arc::new(AtomicU64::new(0));
         let topics = prefixes.iter().map(|p| (*p).to_owned()).collect();
@@ -109,23 +140,28 @@ impl Bus {
     }
 }
 
-impl Listener {
+impl<E> Listener<E> {
     fn wants(&self, topic: &str) -> bool {
         self.topics.is_empty() || self.topics.iter().any(|prefix| topic.starts_with(prefix.as_str()))
     }
     /// Full = slow reader: the oldest event is dropped and counted.
-    fn push(&self, envelope: &Arc<Envelope>) {
-        while let Err(TrySendError::Full(_)) = self.send.try_send(envelope.clone()) {
-            if self.oldest.try_recv().is_ok() && self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                warn!("events: a subscriber of {:?} is too slow, its oldest events are dropped", self.topics);
+    fn push(&self, event: &Arc<E>) -> u64 {
+        let mut lost = 0;
+        while let Err(TrySendError::Full(_)) = self.send.try_send(event.clone()) {
+            if self.oldest.try_recv().is_ok() {
+                lost += 1;
+                if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                    warn!("events: a subscriber of {:?} is too slow, its oldest events are dropped", self.topics);
+                }
             }
         }
+        lost
     }
 }
 
-impl Subscription {
+impl<E> Subscription<E> {
     /// The events: for `select!`, `recv` and `iter`. It disconnects when the bus is gone.
-    pub fn channel(&self) -> &Receiver<Arc<Envelope>> {
+    pub fn channel(&self) -> &Receiver<Arc<E>> {
         &self.queue
     }
     /// Events that were lost because this subscriber was too slow.
@@ -134,7 +170,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl<E> Drop for Subscription<E> {
     fn drop(&mut self) {
         if let Some(listeners) = self.listeners.upgrade() {
             lock(&listeners).retain(|listener| !Arc::ptr_eq(&listener.dropped, &self.dropped));
@@ -173,7 +209,7 @@ mod tests {
             bus.publish(event(&format!("/{i}"), "c"));
         }
         assert_eq!(topics(&slow), ["/7", "/8", "/9"]);
-        assert_eq!(slow.dropped(), 7);
+        assert_eq!((slow.dropped(), bus.dropped()), (7, 7));
         assert_eq!(topics(&quick).len(), 10);
         assert_eq!(quick.dropped(), 0);
     }

@@ -9,12 +9,14 @@ mod tests;
 
 pub use descriptor::Descriptor;
 pub use platform::{Fit, Platform};
-pub use resolve::{Children, Layer, MAX_DOCUMENT, Resolved, chain_ids, children, choose, manifest};
+pub use resolve::{Children, Form, Layer, MAX_DOCUMENT, Resolved, Shape, chain_ids, children, choose, is_artifact, manifest};
 
 use crate::core::events::{Bus, Envelope};
+use crate::core::lease::EXPIRE;
 use crate::core::metadata::{Db, Labels, Record, Writer, labels, time};
 use crate::error::{Error, Result};
 use crate::proto::image_events::{ImageCreate, ImageDelete, ImageUpdate};
+use log::error;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +43,11 @@ impl Image {
     /// An image that was not stored yet.
     pub fn new(name: impl Into<String>, target: Descriptor, labels: Labels) -> Image {
         Image { name: name.into(), target, labels, created_at: time::unset(), updated_at: time::unset() }
+    }
+    /// When it goes by itself, if its label [`EXPIRE`] says so. A label that is no time does not take it away.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        let text = self.labels.get(EXPIRE)?;
+        time::parse(text).inspect_err(|e| error!("image {}: label {EXPIRE} is ignored: {}", self.name, e.chain())).ok()
     }
 }
 
@@ -151,7 +158,8 @@ impl Images {
         }
         Ok(())
     }
-    fn tell_delete(&self, ns: &str, name: &str) {
+    /// Tells that an image is gone: the collector, which takes the record itself, does so afterwards.
+    pub(crate) fn tell_delete(&self, ns: &str, name: &str) {
         let message = ImageDelete { name: name.to_owned(), ..ImageDelete::default() };
         self.events.publish(Envelope::new(ns, "/images/delete", "containerd.events.ImageDelete", &message));
     }

@@ -6,6 +6,7 @@ use crate::core::content::{Digest, Store};
 use crate::error::{Context, Error, Kind, Result};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use serde::Deserialize;
+use std::path::{Component, PathBuf};
 
 /// Largest manifest, index or configuration that is read (registries take manifests up to 4 MiB).
 pub const MAX_DOCUMENT: u64 = 8 << 20;
@@ -14,6 +15,18 @@ const DEPTH: usize = 4;
 /// Most layers of an image (overlayfs takes 500 lower directories, Docker 125 layers).
 const MAX_LAYERS: usize = 500;
 
+/// Names the file of an artifact's blob.
+const TITLE: &str = "org.opencontainers.image.title";
+
+/// What a manifest describes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// A container image: its layers are file systems.
+    Image,
+    /// An artifact: its layers are files.
+    Artifact,
+}
+
 /// An image for one platform.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Resolved {
@@ -21,12 +34,33 @@ pub struct Resolved {
     pub manifest: ImageManifest,
     /// What points at it.
     pub manifest_desc: Descriptor,
-    /// The configuration.
+    /// A container image or an artifact.
+    pub shape: Shape,
+    /// The configuration; an empty one for an artifact, whose own is of any type.
     pub config: ImageConfiguration,
-    /// What points at it; its digest is the image's ID.
+    /// What points at it.
     pub config_desc: Descriptor,
     /// The layers, lowest first.
     pub layers: Vec<Layer>,
+}
+
+impl Resolved {
+    /// The image's ID: the digest of its configuration. Artifacts share an empty one, theirs is the manifest's.
+    pub fn id(&self) -> &Digest {
+        match self.shape {
+            Shape::Image => &self.config_desc.digest,
+            Shape::Artifact => &self.manifest_desc.digest,
+        }
+    }
+}
+
+/// What the bytes of a layer are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// A tar of changes, packed as its media type says.
+    Tar,
+    /// One file, at this path below the root; without `.` and `..`.
+    File(PathBuf),
 }
 
 /// A layer of an image.
@@ -34,8 +68,10 @@ pub struct Resolved {
 pub struct Layer {
     /// The packed bytes.
     pub desc: Descriptor,
-    /// The digest of the tar in them.
+    /// The digest of the tar in them; of a file's name and digest.
     pub diff_id: Digest,
+    /// What becomes of them.
+    pub form: Form,
 }
 
 /// A manifest or an index; which of the two, its fields must say as its descriptor does.
@@ -147,10 +183,16 @@ fn resolved(manifest_desc: Descriptor, manifest: &[u8], config: (Descriptor, &[u
     let (config_desc, config_bytes) = config;
     let invalid = |what: String| Error::invalid(format!("image manifest {}: {what}", manifest_desc.digest));
     let manifest = parse_manifest(manifest).map_err(|e| invalid("cannot be read".into()).because(e))?;
-    // Old pushes have application/octet-stream.
-    if !matches!(config_desc.media_type.as_str(), "" | "application/octet-stream") && !media::is_config(&config_desc.media_type) {
-        let kind = &config_desc.media_type;
-        return Err(invalid(format!("is no container image but an artifact with a configuration of type {kind}")));
+    if is_artifact(&config_desc) {
+        let layers = files(&layers).during(|| format!("image manifest {}", manifest_desc.digest))?;
+        return Ok(Resolved {
+            manifest,
+            manifest_desc,
+            shape: Shape::Artifact,
+            config: ImageConfiguration::default(),
+            config_desc,
+            layers,
+        });
     }
     let config: ImageConfiguration = serde_json::from_slice(config_bytes)
         .map_err(|e| invalid(format!("its configuration {} cannot be read", config_desc.digest)).because(e))?;
@@ -158,9 +200,39 @@ fn resolved(manifest_desc: Descriptor, manifest: &[u8], config: (Descriptor, &[u
     if ids.len() != layers.len() {
         return Err(invalid(format!("has {} layers, but its configuration {} diff IDs", layers.len(), ids.len())));
     }
-    let layers = layers.into_iter().zip(ids).map(|(desc, id)| Ok(Layer { desc, diff_id: Digest::parse(id)? })).collect::<Result<_>>();
+    let layers = layers.into_iter().zip(ids).map(|(desc, id)| Ok(Layer { desc, diff_id: Digest::parse(id)?, form: Form::Tar }));
+    let layers = layers.collect::<Result<_>>();
     let layers = layers.during(|| format!("image configuration {}: a diff ID", config_desc.digest))?;
-    Ok(Resolved { manifest, manifest_desc, config, config_desc, layers })
+    Ok(Resolved { manifest, manifest_desc, shape: Shape::Image, config, config_desc, layers })
+}
+
+/// Whether a manifest with this configuration is an artifact's. Old pushes of images have application/octet-stream.
+pub fn is_artifact(config: &Descriptor) -> bool {
+    !matches!(config.media_type.as_str(), "" | "application/octet-stream") && !media::is_config(&config.media_type)
+}
+
+/// The blobs of an artifact as files, named by their titles, else by their digests.
+fn files(layers: &[Descriptor]) -> Result<Vec<Layer>> {
+    let mut files: Vec<Layer> = vec![];
+    for desc in layers {
+        let path = file_path(desc)?;
+        if files.iter().any(|f| matches!(&f.form, Form::File(taken) if taken.starts_with(&path) || path.starts_with(taken))) {
+            return Err(Error::invalid(format!("two blobs of the artifact are for the file {}", path.display())));
+        }
+        let diff_id = Digest::of(format!("artifact file {} {}", path.display(), desc.digest));
+        files.push(Layer { desc: desc.clone(), diff_id, form: Form::File(path) });
+    }
+    Ok(files)
+}
+
+fn file_path(desc: &Descriptor) -> Result<PathBuf> {
+    let Some(title) = desc.annotations.get(TITLE).filter(|t| !t.is_empty()) else { return Ok(desc.digest.hex().into()) };
+    let path: PathBuf = PathBuf::from(title).components().filter(|c| *c != Component::CurDir).collect();
+    let plain = path.components().all(|c| matches!(c, Component::Normal(name) if name.len() <= 255));
+    if !plain || path.as_os_str().is_empty() || title.len() > 4000 || title.chars().any(char::is_control) {
+        return Err(Error::invalid(format!("blob {}: its {TITLE} {title:?} is no safe name for a file", desc.digest)));
+    }
+    Ok(path)
 }
 
 /// Parses a manifest; `"layers": null` is Go's way to say that there are none.
@@ -175,6 +247,9 @@ fn parse_manifest(bytes: &[u8]) -> std::result::Result<ImageManifest, serde_json
 }
 
 fn fitting(image: Resolved, platform: &Platform) -> Result<Resolved> {
+    if image.shape == Shape::Artifact {
+        return Ok(image);
+    }
     let config = &image.config;
     let theirs = Platform::new(&config.os().to_string(), &config.architecture().to_string(), config.variant().as_deref().unwrap_or(""));
     // Hand-made images often do not say; then the user is right.

@@ -170,3 +170,34 @@ fn changes_of_images_are_told() {
     let expected = ["/images/create", "/images/update", "/images/delete", "/images/create"];
     assert_eq!(topics, expected.map(|topic| (NS.to_owned(), topic.to_owned())));
 }
+
+#[test]
+fn an_artifact_is_files_with_safe_names() {
+    let node = node("image-artifact");
+    let empty = node.put("application/vnd.oci.empty.v1+json", b"{}");
+    let blob = |title: Option<&str>, text: &str| {
+        let mut desc = node.put("application/x-model", text.as_bytes());
+        desc.annotations.extend(title.map(|t| ("org.opencontainers.image.title".to_string(), t.to_string())));
+        desc
+    };
+    let artifact = |layers: &[Descriptor]| {
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "artifactType": "application/x-model", "config": empty, "layers": layers,
+        });
+        node.put_json(media::OCI_MANIFEST, &manifest)
+    };
+    let target = artifact(&[blob(Some("./dir/weights"), "w"), blob(None, "n")]);
+    let found = node.resolve(&target).unwrap();
+    assert_eq!((found.shape, found.id()), (Shape::Artifact, &target.digest));
+    let files: Vec<Form> = found.layers.iter().map(|l| l.form.clone()).collect();
+    assert_eq!(files, [Form::File("dir/weights".into()), Form::File(Digest::of("n").hex().into())]);
+    assert_ne!(found.layers[0].diff_id, found.layers[0].desc.digest);
+    for bad in ["/etc/passwd", "../up", "a/../../b", "line\nbreak", "."] {
+        let e = node.resolve(&artifact(&[blob(Some(bad), "x")])).unwrap_err();
+        assert!(e.chain().contains("no safe name"), "{bad:?}: {}", e.chain());
+    }
+    for twice in [["a", "a"], ["a", "a/b"]] {
+        let e = node.resolve(&artifact(&twice.map(|t| blob(Some(t), "x")))).unwrap_err();
+        assert!(e.chain().contains("two blobs"), "{}", e.chain());
+    }
+}

@@ -43,7 +43,7 @@ impl Shared {
             }
         };
         // Also after a success: nothing of the container may run on.
-        leftovers::kill(bundle, &self.stop);
+        leftovers::clear(bundle, &self.stop);
         let exit = task.init().exited(exit);
         for process in task.execs() {
             let exit = process.exited(Exit::killed());

@@ -1,4 +1,4 @@
-//! Leftovers: kills what still runs in a container's cgroup, on cgroup v1 and v2 alike.
+//! Leftovers: kills what still runs in a container's cgroup and removes the cgroup, on v1 and v2 alike.
 use super::bundle::Bundle;
 use crate::thread::Stop;
 use log::warn;
@@ -11,23 +11,26 @@ use std::time::Duration;
 /// A fork bomb may win a round, not all of them.
 const ROUNDS: u32 = 20;
 
-/// Kills all processes of the container that the bundle's spec describes; no cgroup, no harm.
-pub fn kill(bundle: &Bundle, stop: &Stop) {
+/// Kills all processes of the container that the bundle's spec describes, and removes their cgroup; no cgroup, no harm.
+///
+/// crun 1.8 leaves the cgroup of a container that it could not create.
+pub fn clear(bundle: &Bundle, stop: &Stop) {
     let Ok(spec) = fs::read(bundle.path.join("config.json")) else { return };
     let Some(path) = cgroup_path(&spec, &bundle.id) else { return };
     for _ in 0..ROUNDS {
-        let pids: Vec<Pid> = directories(&path).iter().flat_map(|d| processes(d)).collect();
-        if pids.is_empty() {
+        let left = directories(&path);
+        // The kernel refuses while a dead process is not reaped yet.
+        if left.iter().filter(|d| !remove(d)).count() == 0 {
             return;
         }
-        for pid in pids {
+        for pid in left.iter().flat_map(|d| processes(d)) {
             let _ = kill_process(pid, Signal::KILL);
         }
         if stop.sleep(Duration::from_millis(20)) {
             return;
         }
     }
-    warn!("task {}: processes in cgroup {} do not die", bundle.id, path.display());
+    warn!("task {}: cgroup {} is not removed: what is in it does not die", bundle.id, path.display());
 }
 
 /// Directories of this cgroup in every hierarchy.
@@ -35,6 +38,13 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     let base = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(base).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists());
     hierarchies.chain([base.to_path_buf()]).map(|h| h.join(path)).filter(|d| d.join("cgroup.procs").exists()).collect()
+}
+
+/// Removes a cgroup and those below it, unless they have processes; whether it is gone.
+fn remove(directory: &Path) -> bool {
+    let below = fs::read_dir(directory).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    let gone = below.filter(|e| !remove(&e.path())).count() == 0;
+    gone && fs::remove_dir(directory).is_ok()
 }
 
 /// Processes of a cgroup and those below it.

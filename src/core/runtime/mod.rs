@@ -8,6 +8,7 @@ mod bootstrap;
 mod bundle;
 mod bury;
 mod care;
+mod dismiss;
 pub mod forward;
 mod leftovers;
 mod logs;
@@ -168,6 +169,8 @@ pub struct Timeouts {
     pub cleanup: Duration,
     /// `…shim.shutdown`: to go after its last container.
     pub shutdown: Duration,
+    /// To end by itself once it was told to; then it is killed. More than our own shim needs for its last events.
+    pub linger: Duration,
     /// `…task.state`: State and Pids.
     pub state: Duration,
     /// `…metrics.shimstats`: Stats.
@@ -181,7 +184,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Timeouts {
         let s = Duration::from_secs;
-        Timeouts { load: s(5), cleanup: s(5), shutdown: s(3), state: s(2), stats: s(2), start: s(30), act: s(60) }
+        Timeouts { load: s(5), cleanup: s(5), shutdown: s(3), linger: s(15), state: s(2), stats: s(2), start: s(30), act: s(60) }
     }
 }
 

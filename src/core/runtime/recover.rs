@@ -6,7 +6,7 @@ use super::process::Process;
 use super::shim::Shim;
 use super::task::Task;
 use super::tasks::{Shared, remove_orphans};
-use super::{State, Status};
+use super::{State, Status, leftovers};
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
 use crate::proto::task_v2::{DeleteRequest, DeleteResponse, StateRequest, StateResponse};
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long an OCI runtime may still be at a create that a dead daemon asked for.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
+/// How often a shim is tried whose backlog is full: it is frozen, and nothing tells when it goes on.
+const BUSY_TICK: Duration = Duration::from_secs(5);
 /// How often the shim is asked whether it is through.
 const CREATE_TICK: Duration = Duration::from_millis(50);
 
@@ -113,6 +115,7 @@ impl Shared {
         let (buried, graves) = unbounded::<Arc<Task>>();
         for Candidate { bundle, program, shim, answer } in candidates {
             let pid = pid_hint(&bundle);
+            let busy = shim.as_ref().is_err_and(|e| e.kind() == Kind::ResourceExhausted);
             let shim = shim.ok();
             let stdio = answer.as_ref().and_then(|a| a.as_ref().ok()).map_or_else(Stdio::default, |a| State::of(a).stdio);
             let task = Task::new(Arc::downgrade(self), bundle, program, shim.clone(), Process::new("", stdio, pid));
@@ -127,6 +130,12 @@ impl Shared {
                     warn!("task {}: its shim does not answer; it is taken over when it goes on", task.id());
                     self.insert(&task);
                     self.ask_patiently(&task, shim);
+                    tasks.push(task);
+                }
+                (None, None) if busy => {
+                    warn!("task {}: its shim does not take connections; it is taken over when it goes on", task.id());
+                    self.insert(&task);
+                    self.try_again(&task);
                     tasks.push(task);
                 }
                 (answer, _) => {
@@ -168,6 +177,7 @@ impl Shared {
             if let Err(e) = own.binaries.delete(task.program(), bundle, own.config.timeouts.cleanup) {
                 warn!("task {}: {}", task.id(), e.chain());
             }
+            leftovers::clear(bundle, &own.stop);
             own.leave(&shim, bundle);
             own.forget(&task);
             own.remove_bundle(bundle, 5);
@@ -197,9 +207,31 @@ impl Shared {
             debug!("task {}: {}", task.id(), e.chain());
         }
     }
+    /// Connects to a shim that would not be connected to, until it is or is gone.
+    fn try_again(self: &Arc<Self>, task: &Arc<Task>) {
+        let (shared, task) = (Arc::downgrade(self), task.clone());
+        self.care.after(BUSY_TICK, move || {
+            let Some(shared) = shared.upgrade().filter(|s| s.is_current(&task)) else { return };
+            let bundle = task.directory().clone();
+            let Some(bootstrap) = bootstrap_of(&bundle) else { return };
+            let Candidate { shim, program, .. } = shared.candidate(bundle.clone(), bootstrap, &mut HashMap::new());
+            match shim {
+                Ok(shim) => {
+                    let init = Process::new("", Stdio::default(), task.pid());
+                    let reached = Task::new(Arc::downgrade(&shared), bundle, program, Some(shim.clone()), init);
+                    shared.insert(&reached);
+                    shared.ask_patiently(&reached, &shim);
+                }
+                Err(e) if e.kind() == Kind::ResourceExhausted => shared.try_again(&task),
+                Err(_) => shared.bury(&task),
+            }
+        });
+    }
+    fn is_current(&self, task: &Arc<Task>) -> bool {
+        self.get(task.namespace(), task.id()).is_some_and(|t| Arc::ptr_eq(&t, task))
+    }
     fn answered_late(self: &Arc<Self>, task: &Arc<Task>, answer: Result<StateResponse>) {
-        let current = self.get(task.namespace(), task.id()).is_some_and(|t| Arc::ptr_eq(&t, task));
-        let (true, Some(shim)) = (current, task.shim()) else { return };
+        let (true, Some(shim)) = (self.is_current(task), task.shim()) else { return };
         let answer = match answer {
             Err(e) if e.kind() == Kind::Unimplemented => self.ask_again(&shim, task.directory()),
             answer => answer,

@@ -2,10 +2,11 @@
 use super::api::Api;
 use super::bootstrap::Bootstrap;
 use crate::error::{Error, Kind, Result};
+use crate::sys::pidfd::Identity;
 use crate::thread::lock;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// A shim and its connection.
 pub struct Shim {
@@ -15,6 +16,8 @@ pub struct Shim {
     pub bootstrap: Bootstrap,
     /// Its Task service.
     pub api: Api,
+    /// Its process, once it has said it.
+    pub process: OnceLock<Identity>,
     state: Mutex<State>,
 }
 
@@ -43,7 +46,13 @@ pub enum Left {
 impl Shim {
     /// A connected shim without containers.
     pub fn new(program: PathBuf, bootstrap: Bootstrap, api: Api) -> Shim {
-        Shim { program, bootstrap, api, state: Mutex::new(State { stage: Stage::Serving, members: BTreeSet::new() }) }
+        Shim {
+            program,
+            bootstrap,
+            api,
+            process: OnceLock::new(),
+            state: Mutex::new(State { stage: Stage::Serving, members: BTreeSet::new() }),
+        }
     }
     /// Adds a container.
     pub fn join(&self, id: &str) -> Result<()> {

@@ -9,16 +9,14 @@ use super::process::Process;
 use super::published::{Published, timestamp};
 use super::shim::{Left, Shim};
 use super::task::Task;
-use super::{Config, Create, Exit, Runtime, forward};
+use super::{Config, Create, Exit, Runtime, forward, leftovers};
 use crate::call::Call;
 use crate::core::events::Bus;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::mount::Mount as WireMount;
 use crate::proto::runc_options::Options;
 use crate::proto::task_events::TaskExit;
-use crate::proto::task_v2::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, ShutdownRequest, WaitRequest, WaitResponse,
-};
+use crate::proto::task_v2::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, WaitRequest, WaitResponse};
 use crate::proto::task_v2_names::task as method;
 use crate::rpc::ttrpc::Mux;
 use crate::sys::mount::Mount;
@@ -28,7 +26,6 @@ use crate::undo::Undo;
 use log::{debug, warn};
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
-use protobuf::well_known_types::empty::Empty;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
@@ -43,7 +40,7 @@ const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 
 /// Every task of the node.
 pub struct Tasks {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Threads,
 }
 
@@ -234,16 +231,17 @@ impl Shared {
             }
         };
         let shim = Arc::new(Shim::new(program, bootstrap.clone(), Api::new(client, bootstrap.version)));
-        let (shared, dying, namespace) = (Arc::downgrade(self), Arc::downgrade(&shim), namespace.to_owned());
+        let (shared, dying, own) = (Arc::downgrade(self), Arc::downgrade(&shim), namespace.to_owned());
         shim.api.client().on_close(move || {
             if let (Some(shared), Some(shim)) = (shared.upgrade(), dying.upgrade()) {
-                shared.lost(&namespace, &shim);
+                shared.lost(&own, &shim);
             }
         });
+        self.identify(namespace, &shim);
         Ok(shim)
     }
     /// Takes back a failed create. The shim's program cleans up too: Go's 1.6 shim leaves a container behind when create fails.
-    fn abort(&self, shim: &Arc<Shim>, bundle: &Bundle) -> Result<()> {
+    fn abort(self: &Arc<Self>, shim: &Arc<Shim>, bundle: &Bundle) -> Result<()> {
         let limit = self.config.timeouts.cleanup;
         let call = Call::background(&bundle.namespace).within(limit);
         let mut request = DeleteRequest::new();
@@ -252,23 +250,14 @@ impl Shared {
         if let Err(e) = self.binaries.delete(&shim.program, bundle, limit) {
             debug!("container {}: clean up after a failed create: {}", bundle.id, e.chain());
         }
+        leftovers::clear(bundle, &self.stop);
         self.leave(shim, bundle);
         Ok(())
     }
     /// Takes a container out of its shim, which ends with its last one.
-    pub fn leave(&self, shim: &Shim, bundle: &Bundle) {
+    pub fn leave(self: &Arc<Self>, shim: &Shim, bundle: &Bundle) {
         if shim.leave(&bundle.id) == Left::Nobody {
-            let limit = self.config.timeouts.shutdown;
-            let mut request = ShutdownRequest::new();
-            request.id = bundle.id.clone();
-            let call = Call::background(&bundle.namespace);
-            let answer = shim.api.act::<_, Empty>(method::SHUTDOWN, &call, limit, &request);
-            // A shim may be gone before its answer is out.
-            if let Err(e) = answer
-                && e.kind() != Kind::Unavailable
-            {
-                warn!("container {}: its shim may be left running: shutdown: {}", bundle.id, e.chain());
-            }
+            self.dismiss(shim, bundle);
         }
         self.logs.remove(bundle);
     }

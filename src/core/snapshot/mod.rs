@@ -12,6 +12,7 @@ pub use crate::core::metadata::Labels;
 
 use crate::error::Result;
 use crate::sys::mount::Mount;
+use crate::sys::userns::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -89,6 +90,11 @@ pub trait Snapshotter: Send + Sync {
     fn userxattr(&self) -> bool {
         false
     }
+    /// Whether the labels [`UID_LABEL`] and [`GID_LABEL`] make a snapshot's mounts show its files with mapped owners. Where they do
+    /// not, the files themselves have to be given away (`sys::fs::shift_owners`).
+    fn maps_owners(&self) -> bool {
+        false
+    }
     /// Removes a snapshot; `FailedPrecondition` if it has children, `NotFound` if it is not there.
     fn remove(&self, key: &str) -> Result<()>;
     /// All snapshots, by key.
@@ -99,6 +105,17 @@ pub trait Snapshotter: Send + Sync {
     fn set_labels(&self, key: &str, labels: &Labels) -> Result<Info>;
     /// Deletes directories without a record: what a crash or a deferred removal left. To be called at start.
     fn cleanup(&self) -> Result<()>;
+}
+
+/// Label that maps the users of a snapshot for a user namespace, as `container:host:size,…`.
+pub const UID_LABEL: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+pub const GID_LABEL: &str = "containerd.io/snapshot/gidmapping";
+
+/// The labels of a snapshot for a user namespace.
+pub fn mapping_labels(map: &IdMap) -> Labels {
+    let text = |ranges: &[IdRange]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    Labels::from([(UID_LABEL.to_string(), text(&map.uids)), (GID_LABEL.to_string(), text(&map.gids))])
 }
 
 /// The key of namespace `ns`'s snapshot `key`.

@@ -16,7 +16,7 @@ pub type Open<'a> = dyn Fn(&Path, Arc<Db>) -> Box<dyn Snapshotter> + 'a;
 
 /// A snapshotter in a scratch directory, with a place to mount at.
 pub struct Bench {
-    scratch: Scratch,
+    pub scratch: Scratch,
     db: Arc<Db>,
     pub s: Box<dyn Snapshotter>,
 }

@@ -36,8 +36,8 @@ pub fn image_fs_info(cri: &Cri, _: &Call, _: ImageFsInfoRequest) -> Result<Image
         }
     }
     if apart {
-        let (usage, at) = cri.sizes.of_blobs();
-        answer.image_filesystems.push(filesystem(blobs, usage, at));
+        let (bytes, inodes) = cri.ports.content.usage()?;
+        answer.image_filesystems.push(filesystem(blobs, Usage { bytes, inodes }, now()));
     }
     Ok(answer)
 }

@@ -17,7 +17,8 @@ pub fn container_status(cri: &Cri, _: &Call, req: ContainerStatusRequest) -> Res
     Ok(ContainerStatusResponse { status: MessageField::some(status_of(&container)), info, ..ContainerStatusResponse::default() })
 }
 
-fn status_of(container: &Container) -> ContainerStatus {
+/// The status alone.
+pub fn status_of(container: &Container) -> ContainerStatus {
     let record = &container.record;
     let mut status = ContainerStatus {
         id: container.id.clone(),

@@ -4,15 +4,18 @@
 //! that down (one durable write). What fails is removed. The work runs on when the client leaves; its retry gets the result.
 use super::{rootfs, teardown};
 use crate::call::Call;
-use crate::core::snapshot::{Labels, scoped};
+use crate::core::image::Shape;
+use crate::core::snapshot::{mapping_labels, scoped};
+use crate::cri::assemble::Parts;
 use crate::cri::store::container::{Container, Life, Oom, Record, State, name_of};
 use crate::cri::store::creations::{Begun, Creation};
-use crate::cri::store::image::Image;
-use crate::cri::store::sandbox::{self, Sandbox};
-use crate::cri::{Cri, NAMESPACE, dirs, new_id, now, spec};
+use crate::cri::store::sandbox::{self, Sandbox, id_map};
+use crate::cri::{Cri, NAMESPACE, dirs, image_volumes, new_id, now, prepared, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse};
-use log::info;
+use crate::sys::fs;
+use crate::sys::userns::IdMap;
+use log::{info, warn};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +58,7 @@ fn create(cri: &Cri, call: &Call, creation: Creation, wish: Wish) -> Result<Stri
                 ended: Arc::default(),
                 stopping: Arc::default(),
             };
-            cri.containers.by_id.put(&wish.id, container);
+            cri.container_created(container);
             creation.done(call, &wish.id);
             Ok(wish.id)
         }
@@ -78,11 +81,16 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
         return Err(Error::precondition(format!("sandbox \"{}\" is not ready: no container can be created in it", pod.id)));
     }
     let image = cri.images.resolve(&wish.config.image.get_or_default().image)?;
+    if image.shape == Shape::Artifact {
+        return Err(Error::precondition(format!("image {} is an artifact: it can be a volume, but no container's root", image.name())));
+    }
+    let mut config = wish.config.clone();
+    let images = image_volumes::show(cri, &pod.id, &mut config)?;
     let log_path = log_path(&wish.config, &pod)?;
     let mut record = Record {
         name: wish.name.clone(),
         sandbox_id: pod.id.clone(),
-        config: wish.config.clone(),
+        config,
         created_at: now(),
         image_id: image.id.clone(),
         image_ref: image.reference(),
@@ -96,23 +104,37 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     let snapshotter = cri.snapshotter_for(&pod.record.handler);
     cri.unpack(call, &image, &snapshotter)?;
     cri.intend_container(&wish.id, &record, &pod, (&snapshotter, &key))?;
-    let built = prepare(cri, wish, &pod, &image, (&snapshotter, &key))?;
+    let parts = Parts { config: &wish.config, pod: &pod, image: &image, images: &images };
+    let built = prepare(cri, &wish.id, &parts, (&snapshotter, &key))?;
     record.user = built.user;
     let spec = serde_json::to_value(&built.spec).during(|| format!("encode the spec of container {}", wish.id))?;
+    prepared::check(&spec)?;
     cri.save_container_with_spec(&wish.id, &record, spec)?;
     Ok(record)
 }
 
-/// The snapshot, the spec made with a look into it, and the volumes that the image defines.
-fn prepare(cri: &Cri, wish: &Wish, pod: &Sandbox, image: &Image, (snapshotter, key): (&str, &str)) -> Result<spec::Built> {
-    let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
-    let mounts = cri.ports.snapshotter(snapshotter)?.prepare(key, parent.as_deref(), &Labels::new())?;
-    for dir in [cri.dirs.container(&wish.id), cri.dirs.volumes(&wish.id)] {
+/// The snapshot, the spec made with a look into it, and the volumes that the image defines. In a user namespace all files are its
+/// own, mapped where the snapshotter can, else given away.
+fn prepare(cri: &Cri, id: &str, parts: &Parts<'_>, (snapshotter, key): (&str, &str)) -> Result<spec::Built> {
+    let parent = parts.image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
+    let snapshotter = cri.ports.snapshotter(snapshotter)?;
+    let map = id_map(&parts.pod.record.config);
+    let given_away = map.as_ref().filter(|_| !snapshotter.maps_owners());
+    let labels = map.as_ref().filter(|_| given_away.is_none()).map(mapping_labels).unwrap_or_default();
+    let mounts = snapshotter.prepare(key, parent.as_deref(), &labels)?;
+    for dir in [cri.dirs.container(id), cri.dirs.volumes(id)] {
         dirs::make(&dir)?;
     }
-    rootfs::with(&cri.dirs.peek(&wish.id), &mounts, |root| {
-        let built = cri.container_spec(&wish.id, &wish.config, pod, image, root)?;
-        rootfs::make_volumes(root, &built.volumes)?;
+    rootfs::with(&cri.dirs.peek(id), &mounts, |root| {
+        if let Some(map) = given_away {
+            fs::shift_owners(root, map).during(|| format!("give the files of container {id} to its user namespace"))?;
+        }
+        let built = cri.container_spec(id, parts, root)?;
+        for warning in &built.warnings {
+            warn!("container {id}: {warning}");
+        }
+        rootfs::make_volumes(root, &built.volumes, map.as_ref().and_then(IdMap::root))?;
+        spec::perform(&built.actions)?;
         Ok(built)
     })
 }

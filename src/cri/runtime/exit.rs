@@ -47,9 +47,9 @@ pub fn record(cri: &Cri, container: &Container, exited: Exited) -> Result<()> {
     let mut record = container.record.clone();
     record.life = Life::Exited(exited.clone());
     cri.save_container(&container.id, &record)?;
-    let swapped = cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.with_state(State::Exited(exited)) });
+    let changed = cri.container_over(&container.id, |c| Container { record, ..c.with_state(State::Exited(exited)) });
     container.ended.tell();
-    swapped.map(drop)
+    changed
 }
 
 /// A pod's process ended: the pod is no longer ready.
@@ -59,8 +59,7 @@ pub fn sandbox(cri: &Cri, id: &str) -> Result<()> {
         return Ok(());
     }
     info!("pod {} ({id}): its process ended, it is not ready any more", found.record.name);
-    cri.sandboxes.by_id.swap(id, |s| s.with_state(sandbox::State::NotReady))?;
-    Ok(())
+    cri.pod_not_ready(id, Clone::clone)
 }
 
 fn forget(cri: &Cri, id: &str) -> Result<()> {

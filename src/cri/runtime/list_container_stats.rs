@@ -4,17 +4,20 @@ use super::list_pod_sandbox::selects;
 use crate::call::Call;
 use crate::cri::Cri;
 use crate::error::Result;
-use crate::proto::cri::{ListContainerStatsRequest, ListContainerStatsResponse};
+use crate::proto::cri::{ContainerStats, ContainerStatsFilter, ListContainerStatsRequest, ListContainerStatsResponse};
 
 /// ListContainerStats.
 pub fn list_container_stats(cri: &Cri, _: &Call, req: ListContainerStatsRequest) -> Result<ListContainerStatsResponse> {
-    let filter = req.filter.get_or_default();
-    let matching = cri.containers.by_id.list().into_iter().filter(|c| {
+    let stats = items(cri, req.filter.get_or_default()).collect();
+    Ok(ListContainerStatsResponse { stats, ..ListContainerStatsResponse::default() })
+}
+
+/// The figures one by one, each read when it is asked for.
+pub fn items<'a>(cri: &'a Cri, filter: &ContainerStatsFilter) -> impl Iterator<Item = ContainerStats> + use<'a> {
+    let matching = cri.containers.by_id.filter(|c| {
         c.id.starts_with(&filter.id)
             && c.record.sandbox_id.starts_with(&filter.pod_sandbox_id)
             && selects(&filter.label_selector, &c.record.config.labels)
     });
-    let stats =
-        matching.filter_map(|c| stats_of(cri, &c).inspect_err(|e| log::debug!("statistics of {}: {}", c.id, e.chain())).ok()).collect();
-    Ok(ListContainerStatsResponse { stats, ..ListContainerStatsResponse::default() })
+    matching.into_iter().filter_map(|c| stats_of(cri, &c).inspect_err(|e| log::debug!("statistics of {}: {}", c.id, e.chain())).ok())
 }

@@ -9,9 +9,13 @@ use protobuf::MessageField;
 
 /// ListContainers.
 pub fn list_containers(cri: &Cri, _: &Call, req: ListContainersRequest) -> Result<ListContainersResponse> {
-    let filter = req.filter.get_or_default();
-    let containers = cri.containers.by_id.list().iter().filter(|c| matches(c, filter)).map(|c| item(c)).collect();
+    let containers = items(cri, req.filter.get_or_default()).collect();
     Ok(ListContainersResponse { containers, ..ListContainersResponse::default() })
+}
+
+/// The containers one by one, each copied when it is asked for.
+pub fn items(cri: &Cri, filter: &ContainerFilter) -> impl Iterator<Item = cri::Container> + use<> {
+    cri.containers.by_id.filter(|c| matches(c, filter)).into_iter().map(|c| item(&c))
 }
 
 /// The state as CRI spells it.

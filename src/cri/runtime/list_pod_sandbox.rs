@@ -8,9 +8,13 @@ use std::collections::HashMap;
 
 /// ListPodSandbox.
 pub fn list_pod_sandbox(cri: &Cri, _: &Call, req: ListPodSandboxRequest) -> Result<ListPodSandboxResponse> {
-    let filter = req.filter.get_or_default();
-    let items = cri.sandboxes.by_id.list().iter().filter(|s| matches(s, filter)).map(|s| item(s)).collect();
+    let items = items(cri, req.filter.get_or_default()).collect();
     Ok(ListPodSandboxResponse { items, ..ListPodSandboxResponse::default() })
+}
+
+/// The pods one by one, each copied when it is asked for.
+pub fn items(cri: &Cri, filter: &PodSandboxFilter) -> impl Iterator<Item = PodSandbox> + use<> {
+    cri.sandboxes.by_id.filter(|s| matches(s, filter)).into_iter().map(|s| item(&s))
 }
 
 /// The state as CRI spells it: what is not surely ready is not.

@@ -2,7 +2,7 @@
 use super::list_pod_sandbox::state_of;
 use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Sandbox, State, namespaces};
-use crate::cri::{Cri, json};
+use crate::cri::{Cri, json, now};
 use crate::error::Result;
 use crate::proto::cri::{
     LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIP, PodSandboxNetworkStatus, PodSandboxStatus, PodSandboxStatusRequest,
@@ -13,13 +13,21 @@ use std::collections::HashMap;
 
 /// PodSandboxStatus.
 pub fn pod_sandbox_status(cri: &Cri, _: &Call, req: PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse> {
+    // Before the look: what is told is at least as new as its time, by which Evented PLEG orders this answer and events.
+    let timestamp = now();
     let sandbox = cri.sandboxes.by_id.get(&req.pod_sandbox_id)?;
     let info = if req.verbose { verbose(&sandbox) } else { HashMap::new() };
-    // `timestamp` and `containers_statuses` stay empty together: with one alone, Evented PLEG goes wrong.
-    Ok(PodSandboxStatusResponse { status: MessageField::some(status_of(&sandbox)), info, ..PodSandboxStatusResponse::default() })
+    Ok(PodSandboxStatusResponse {
+        status: MessageField::some(status_of(&sandbox)),
+        info,
+        containers_statuses: cri.containers_of(&sandbox.id).iter().map(|c| super::container_status::status_of(c)).collect(),
+        timestamp,
+        ..PodSandboxStatusResponse::default()
+    })
 }
 
-fn status_of(sandbox: &Sandbox) -> PodSandboxStatus {
+/// The status alone.
+pub fn status_of(sandbox: &Sandbox) -> PodSandboxStatus {
     let record = &sandbox.record;
     let mut ips = sandbox.ips().iter().map(ToString::to_string);
     let network = PodSandboxNetworkStatus {
@@ -73,6 +81,9 @@ fn verbose(sandbox: &Sandbox) -> HashMap<String, String> {
         "netNamespaceClosed": closed,
         "runtimeHandler": sandbox.record.handler,
         "cniResult": result,
+        "image": sandbox.record.snapshot.as_ref().map(|s| &s.image),
+        "snapshotKey": sandbox.record.snapshot.as_ref().map(|s| &s.key),
+        "snapshotter": sandbox.record.snapshot.as_ref().map(|s| &s.snapshotter),
         "createdAt": sandbox.record.created_at,
         "namespaces": {"net": sandbox.record.pins.net, "ipc": sandbox.record.pins.ipc, "uts": sandbox.record.pins.uts},
     });

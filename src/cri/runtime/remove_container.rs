@@ -42,7 +42,7 @@ pub fn remove(cri: &Cri, call: &Call, container: &Container) -> Result<()> {
         Err(e) if !e.is_not_found() => return Err(e),
         _ => {}
     }
-    cri.containers.by_id.remove(id);
+    cri.container_gone(&container);
     cri.rates.forget(id);
     cri.containers.names.free(&container.record.name, id);
     info!("container {id} ({}) removed", container.record.name);

@@ -22,7 +22,8 @@ pub fn remove_pod_sandbox(cri: &Cri, call: &Call, req: RemovePodSandboxRequest) 
     }
     let stopped = cri.sandboxes.by_id.get(id)?;
     super::teardown::pod(cri, call, &stopped)?;
-    cri.sandboxes.by_id.remove(id);
+    cri.pod_gone(&stopped);
+    cri.rates.forget(id);
     cri.sandboxes.names.free(&sandbox.record.name, id);
     info!("pod {} ({id}) removed", sandbox.record.name);
     Ok(RemovePodSandboxResponse::default())

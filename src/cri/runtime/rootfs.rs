@@ -18,9 +18,14 @@ pub fn with<T>(at: &Path, mounts: &[mount::Mount], f: impl FnOnce(&Path) -> Resu
 }
 
 /// Makes the directories of image-defined volumes, filled with what the image has at their paths.
-pub fn make_volumes(root: &Path, volumes: &[spec::Volume]) -> Result<()> {
+/// `owner` is the root of a user namespace.
+pub fn make_volumes(root: &Path, volumes: &[spec::Volume], owner: Option<(u32, u32)>) -> Result<()> {
     for volume in volumes {
         dirs::make(&volume.host_path)?;
+        if let Some((uid, gid)) = owner {
+            let given = std::os::unix::fs::lchown(&volume.host_path, Some(uid), Some(gid));
+            given.during(|| format!("give {} to the pod's root", volume.host_path.display()))?;
+        }
         fill(root, volume).during(|| format!("fill volume {} from the image", volume.container_path.display()))?;
     }
     Ok(())

@@ -8,13 +8,16 @@ use crate::call::Call;
 use crate::cni::Outcome;
 use crate::core::runtime::{Create, Runtime, Stdio};
 use crate::cri::store::creations::{Begun, Creation};
-use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, name_of, namespaces};
-use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, spec};
+use crate::cri::store::image::Image;
+use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, id_map, name_of, namespaces};
+use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, prepared, sandbox_image, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
+use crate::sys::userns;
 use crossbeam_channel::{Receiver, bounded};
 use log::info;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,9 +58,10 @@ fn intend(cri: &Cri, id: &str, name: String, config: PodSandboxConfig, handler: 
         ipc: own(ipc, "ipc"),
         // A host network comes with the host's name.
         uts: own(net, "uts"),
+        user: id_map(&config).map(|_| dir.join("user")),
     };
     let network = if pins.net.is_some() { Network::Pending } else { Network::Host };
-    Record { name, config, handler, created_at: now(), pins, network, snapshot: None, stopped_at: None }
+    Record { name, config, handler, created_at: now(), pins, network, snapshot: None, image_volumes: BTreeMap::new(), stopped_at: None }
 }
 
 fn create(cri: &Cri, call: &Call, creation: Creation, pod: Pod) -> Result<String> {
@@ -69,7 +73,7 @@ fn create(cri: &Cri, call: &Call, creation: Creation, pod: Pod) -> Result<String
             let sandbox = Sandbox { id: pod.id.clone(), record, state: State::Ready { pid }, turns: Arc::default() };
             let ip = sandbox.ips().first().map_or("none of its own".into(), ToString::to_string);
             info!("pod {} ({}) ready: pid {pid}, ip {ip}, {} ms", sandbox.record.name, pod.id, begun.elapsed().as_millis());
-            cri.sandboxes.by_id.put(&pod.id, sandbox);
+            cri.pod_stands(sandbox);
             creation.done(call, &pod.id);
             Ok(pod.id)
         }
@@ -94,11 +98,13 @@ fn give_up(cri: &Cri, pod: &Pod, record: Record, error: Error) -> Error {
 }
 
 fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> {
-    cri.intend_sandbox(&pod.id, &pod.record, &pod.runtime)?;
+    let image = sandbox_image::needed(cri, call, &record.handler)?;
+    record.snapshot = image.as_ref().map(|image| sandbox_image::snapshot_of(cri, &pod.id, &record.handler, image));
+    cri.intend_sandbox(&pod.id, record, &pod.runtime)?;
     pod_files::write(&cri.dirs.sandbox(&pod.id), &pod.record.config)?;
     pin(&pod.record)?;
     let network = attach(cri, call, pod)?;
-    let started = start(cri, call, pod);
+    let started = start(cri, call, pod, record, image.as_deref());
     // The plugins are waited for even when the process failed: what they set up must be known to be taken down.
     let network = network.map(|n| n.recv().unwrap_or_else(|_| Err(Error::internal("the network set-up ended without a result"))));
     let pid = started?;
@@ -111,15 +117,20 @@ fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> 
 
 fn pin(record: &Record) -> Result<()> {
     let pins = &record.pins;
-    let paths: Vec<(NsKind, PathBuf)> = [(NsKind::Net, &pins.net), (NsKind::Ipc, &pins.ipc), (NsKind::Uts, &pins.uts)]
-        .into_iter()
-        .filter_map(|(kind, path)| Some((kind, path.clone()?)))
-        .collect();
+    let paths: Vec<(NsKind, PathBuf)> =
+        [(NsKind::User, &pins.user), (NsKind::Net, &pins.net), (NsKind::Ipc, &pins.ipc), (NsKind::Uts, &pins.uts)]
+            .into_iter()
+            .filter_map(|(kind, path)| Some((kind, path.clone()?)))
+            .collect();
     if paths.is_empty() {
         return Ok(());
     }
     let hostname = Some(record.config.hostname.as_str()).filter(|h| !h.is_empty() && pins.uts.is_some());
-    netns::pin(&paths, hostname).during(|| format!("make the namespaces of pod {}", record.name))
+    let made = match id_map(&record.config) {
+        Some(map) => userns::pin(&map, &paths, hostname),
+        None => netns::pin(&paths, hostname),
+    };
+    made.during(|| format!("make the namespaces of pod {}", record.name))
 }
 
 /// Begins CNI ADD beside the rest of the work: nothing in a pod's process depends on it.
@@ -133,19 +144,23 @@ fn attach(cri: &Cri, call: &Call, pod: &Pod) -> Result<Option<Receiver<Result<Ou
     Ok(Some(rx))
 }
 
-fn start(cri: &Cri, call: &Call, pod: &Pod) -> Result<u32> {
-    let spec = cri.sandbox_spec(&pod.id, &pod.record)?;
+fn start(cri: &Cri, call: &Call, pod: &Pod, record: &Record, image: Option<&Image>) -> Result<u32> {
+    let mut spec = cri.sandbox_spec(&pod.id, record)?;
+    let rootfs = image.map_or(Ok(vec![]), |image| sandbox_image::prepare(cri, &pod.id, record, image, &mut spec))?;
+    let mut spec = serde_json::to_value(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?;
+    let mounted = prepared::make(&mut spec, &cri.dirs.sandbox(&pod.id).join("mounts"))?;
     let task = cri.ports.tasks.create(
         call,
         Create {
             id: pod.id.clone(),
             sandbox_id: None,
             spec: serde_json::to_vec(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?,
-            rootfs: vec![],
+            rootfs,
             stdio: Stdio::default(),
             runtime: pod.runtime.clone(),
-            pause: true,
+            pause: image.is_none(),
         },
     )?;
+    drop(mounted);
     task.start(call)
 }

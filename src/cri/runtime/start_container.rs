@@ -4,9 +4,10 @@ use crate::call::Call;
 use crate::core::runtime::{self, Create, Runtime, Stdio};
 use crate::cri::store::container::{Container, Exited, Life, Reason, State};
 use crate::cri::store::sandbox;
-use crate::cri::{Cri, NAMESPACE, now};
+use crate::cri::{Cri, NAMESPACE, now, prepared};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{StartContainerRequest, StartContainerResponse};
+use crate::sys::userns::outside;
 use log::info;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::time::{Duration, Instant};
@@ -40,19 +41,22 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
     let id = &container.id;
     let stored = cri.ports.containers.get(NAMESPACE, id)?;
     let rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
-    let runtime = cri.runtime_for(&pod.record.handler)?;
+    let runtime = cri.runtime_with_io(&pod.record.handler, io_owner(container, pod))?;
+    let mut spec = stored.spec;
+    let mounted = prepared::make(&mut spec, &cri.dirs.container(id).join("mounts"))?;
     let task = cri.ports.tasks.create(
         call,
         Create {
             id: id.clone(),
             sandbox_id: Some(pod.id.clone()),
-            spec: serde_json::to_vec(&stored.spec).during(|| format!("encode the spec of container {id}"))?,
+            spec: serde_json::to_vec(&spec).during(|| format!("encode the spec of container {id}"))?,
             rootfs,
             stdio: stdio(cri, container, &runtime)?,
             runtime,
             pause: false,
         },
     )?;
+    drop(mounted);
     // Before the start: a process may end before its start is answered, and none ends before it began.
     let at = now();
     let pid = task.start(call).inspect_err(|_| {
@@ -60,6 +64,13 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
         let _ = task.delete(&Call::background(NAMESPACE).within(Duration::from_secs(10)));
     })?;
     Ok((pid, at))
+}
+
+/// In a user namespace the process's user owns its streams, as it does elsewhere.
+fn io_owner(container: &Container, pod: &sandbox::Sandbox) -> Option<(u32, u32)> {
+    let map = sandbox::id_map(&pod.record.config)?;
+    let (uid, gid, _) = container.record.user;
+    outside(&map.uids, uid).zip(outside(&map.gids, gid))
 }
 
 /// Output goes to the shim's log writer; input comes from a FIFO that attach will open.
@@ -98,7 +109,7 @@ fn running(cri: &Cri, container: &Container, pid: u32, at: i64) -> Result<()> {
     let mut record = container.record.clone();
     record.life = Life::Started { at };
     cri.save_container(&container.id, &record)?;
-    cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.with_state(State::Running { pid, started_at: at }) })?;
+    cri.container_runs(&container.id, |c| Container { record, ..c.with_state(State::Running { pid, started_at: at }) })?;
     match cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|task| task.exited()) {
         Some(exit) => super::exit::container(cri, &container.id, &exit),
         None => Ok(()),

@@ -20,8 +20,12 @@ pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse>
     handlers.sort_unstable();
     Ok(StatusResponse {
         status: MessageField::some(RuntimeStatus { conditions, ..RuntimeStatus::default() }),
-        runtime_handlers: handlers.into_iter().map(handler).collect(),
-        features: MessageField::some(RuntimeFeatures { supplemental_groups_policy: true, ..RuntimeFeatures::default() }),
+        runtime_handlers: handlers.into_iter().map(|name| handler(cri, name)).collect(),
+        features: MessageField::some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: cri.handler_features("").user_namespaces,
+            ..RuntimeFeatures::default()
+        }),
         info: if req.verbose { verbose(cri) } else { HashMap::new() },
         ..StatusResponse::default()
     })
@@ -33,8 +37,14 @@ fn condition(name: &str, fault: Option<(&str, String)>) -> RuntimeCondition {
     RuntimeCondition { type_: name.into(), status, reason, message, ..RuntimeCondition::default() }
 }
 
-fn handler(name: &str) -> RuntimeHandler {
-    RuntimeHandler { name: name.into(), features: MessageField::some(RuntimeHandlerFeatures::default()), ..RuntimeHandler::default() }
+fn handler(cri: &Cri, name: &str) -> RuntimeHandler {
+    let can = cri.handler_features(name);
+    let features = RuntimeHandlerFeatures {
+        recursive_read_only_mounts: can.recursive_read_only,
+        user_namespaces: can.user_namespaces,
+        ..RuntimeHandlerFeatures::default()
+    };
+    RuntimeHandler { name: name.into(), features: MessageField::some(features), ..RuntimeHandler::default() }
 }
 
 fn verbose(cri: &Cri) -> HashMap<String, String> {

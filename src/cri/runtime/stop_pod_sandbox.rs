@@ -1,8 +1,8 @@
 //! StopPodSandbox: after Ok no process of the pod runs and its network is gone. Repeating it is free.
 use super::stop_container::stop;
 use crate::call::Call;
-use crate::cri::Cri;
 use crate::cri::store::sandbox::{Network, Sandbox, State};
+use crate::cri::{Cri, image_volumes};
 use crate::error::{Error, Result};
 use crate::proto::cri::{StopPodSandboxRequest, StopPodSandboxResponse};
 use log::info;
@@ -36,6 +36,7 @@ pub fn stop_pod(cri: &Cri, call: &Call, id: &str) -> Result<()> {
     super::teardown::task(cri, call, id)?;
     super::teardown::network(cri, call, &sandbox)?;
     super::teardown::pins(&sandbox.record.pins)?;
+    image_volumes::remove(cri, &sandbox)?;
     super::teardown::unmount_under(&cri.dirs.sandbox(id))?;
     mark_stopped(cri, &sandbox)?;
     info!("pod {} ({id}) stopped", sandbox.record.name);
@@ -60,8 +61,8 @@ fn mark_stopped(cri: &Cri, sandbox: &Arc<Sandbox>) -> Result<()> {
     if record.network != Network::Host {
         record.network = Network::Down;
     }
+    record.image_volumes.clear();
     record.stopped_at.get_or_insert_with(crate::cri::now);
     cri.save_sandbox(&sandbox.id, &record)?;
-    cri.sandboxes.by_id.swap(&sandbox.id, |s| s.with_record(record).with_state(State::NotReady))?;
-    Ok(())
+    cri.pod_not_ready(&sandbox.id, |s| s.with_record(record))
 }

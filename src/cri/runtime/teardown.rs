@@ -1,7 +1,7 @@
 //! Teardown: the reverse of each step that built a pod, each free to repeat, since a stop may have died half-way.
 use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Pins, Sandbox};
-use crate::cri::{Cri, NAMESPACE};
+use crate::cri::{Cri, NAMESPACE, image_volumes};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{mount, netns};
 use std::io::ErrorKind;
@@ -43,7 +43,7 @@ pub fn network(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
 
 /// Lets go of the pod's namespaces.
 pub fn pins(pins: &Pins) -> Result<()> {
-    for path in [&pins.net, &pins.ipc, &pins.uts].into_iter().flatten() {
+    for path in [&pins.net, &pins.ipc, &pins.uts, &pins.user].into_iter().flatten() {
         netns::unpin(path).during(|| format!("let go of namespace {}", path.display()))?;
     }
     Ok(())
@@ -84,6 +84,7 @@ pub fn pod(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
     task(cri, call, id)?;
     network(cri, call, sandbox)?;
     pins(&sandbox.record.pins)?;
+    image_volumes::remove(cri, sandbox)?;
     if let Some(held) = &sandbox.record.snapshot {
         snapshot(cri, &held.snapshotter, &held.key)?;
     }

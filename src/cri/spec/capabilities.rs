@@ -1,30 +1,11 @@
-//! Capabilities: what a container's process may do. The inheritable set stays empty, and so does the ambient one unless asked for.
-use super::Host;
+//! Capability sets: the default fourteen, what the request adds and drops, and never an inheritable one that is not ambient.
+use super::host::Host;
+use super::oci::Capabilities;
 use crate::error::{Error, Result};
-use crate::proto::cri::Capability as Asked;
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
-use std::collections::HashSet;
+use crate::proto::cri;
 
-/// What a container has that asks for nothing; the list is Docker's.
-const DEFAULT: &[Capability] = &[
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
-
-/// In the kernel's order: the index is the bit.
-const BY_NUMBER: [&str; 41] = [
+/// By number, as in linux/capability.h.
+const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
@@ -68,128 +49,172 @@ const BY_NUMBER: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// All that have a name.
-#[cfg(test)]
-pub fn all() -> HashSet<Capability> {
-    BY_NUMBER.iter().filter_map(|name| name.parse().ok()).collect()
+/// Number of the newest capability that we know.
+pub const LAST: i64 = NAMES.len() as i64 - 1;
+
+/// What a container has unless it asks for something else: the set of Docker and containerd.
+const DEFAULT: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// Names of the bits, up to `last`.
+pub fn names(bits: u64, last: u8) -> Vec<String> {
+    NAMES.iter().enumerate().filter(|(n, _)| *n <= last as usize && bits >> n & 1 == 1).map(|(_, name)| format!("CAP_{name}")).collect()
 }
 
-/// What this process may have and hand on.
-pub fn of_this_process() -> HashSet<Capability> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let set = |key: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
-        u64::from_str_radix(line.trim(), 16).unwrap_or(0)
-    };
-    let both = set("CapPrm:") & set("CapBnd:");
-    let names = BY_NUMBER.iter().enumerate().filter(|(bit, _)| both >> bit & 1 == 1);
-    names.filter_map(|(_, name)| name.parse().ok()).collect()
+/// The default set.
+pub fn default() -> Capabilities {
+    same(DEFAULT.iter().map(|n| format!("CAP_{n}")).collect())
 }
 
-/// `NET_ADMIN`, `CAP_NET_ADMIN`, `net_admin`.
-pub fn parse(field: &str, name: &str) -> Result<Capability> {
+/// The same set as bounding, effective and permitted one.
+pub fn same(set: Vec<String>) -> Capabilities {
+    Capabilities { bounding: set.clone(), effective: set.clone(), permitted: set, ..Capabilities::default() }
+}
+
+/// A name of the request as the kernel calls it.
+fn full(name: &str, field: &str) -> Result<String> {
     let upper = name.to_ascii_uppercase();
-    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    short.parse().map_err(|_| Error::invalid(format!("{field}: \"{name}\" is no capability that is known here")))
-}
-
-/// Checks the names.
-pub fn check(asked: &Asked) -> Result<()> {
-    names("capabilities.add_capabilities", &asked.add_capabilities)?;
-    names("capabilities.drop_capabilities", &asked.drop_capabilities)?;
-    names("capabilities.add_ambient_capabilities", &asked.add_ambient_capabilities).map(drop)
-}
-
-/// The names in a list, and whether `ALL` is among them.
-fn names(field: &str, list: &[String]) -> Result<(HashSet<Capability>, bool)> {
-    let is_all = |name: &&String| name.eq_ignore_ascii_case("ALL");
-    let named = list.iter().filter(|n| !is_all(n)).map(|n| parse(field, n)).collect::<Result<_>>()?;
-    Ok((named, list.iter().any(|n| is_all(&n))))
-}
-
-/// The sets of a container's process. `ALL` goes first: what is named beside it, in either list, wins.
-pub fn of_container(asked: &Asked, host: &Host) -> Result<LinuxCapabilities> {
-    let (add, add_all) = names("capabilities.add_capabilities", &asked.add_capabilities)?;
-    let (dropped, drop_all) = names("capabilities.drop_capabilities", &asked.drop_capabilities)?;
-    let (ambient, all_ambient) = names("capabilities.add_ambient_capabilities", &asked.add_ambient_capabilities)?;
-    let mut own: HashSet<Capability> = match (drop_all, add_all) {
-        (_, true) => host.capabilities.clone(),
-        (true, false) => HashSet::new(),
-        (false, false) => DEFAULT.iter().copied().filter(|c| host.capabilities.contains(c)).collect(),
-    };
-    if let Some(missing) = add.union(&ambient).find(|c| !host.capabilities.contains(c)) {
-        return Err(Error::precondition(format!("capabilities: the daemon has no CAP_{missing} to give away")));
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if NAMES.contains(&bare) {
+        return Ok(format!("CAP_{bare}"));
     }
-    let ambient = if all_ambient { own.union(&ambient).copied().collect() } else { ambient };
-    own.extend(add.union(&ambient));
-    own.retain(|c| !dropped.contains(c));
-    let ambient: HashSet<Capability> = ambient.intersection(&own).copied().collect();
-    Ok(sets(&own, &ambient))
+    Err(Error::invalid(format!("linux.security_context.capabilities.{field}: unknown capability {name:?}")))
 }
 
-/// All that the daemon has.
-pub fn privileged(host: &Host) -> LinuxCapabilities {
-    sets(&host.capabilities, &HashSet::new())
+fn is_all(name: impl AsRef<str>) -> bool {
+    name.as_ref().eq_ignore_ascii_case("ALL")
 }
 
-/// Bounding, effective and permitted are the same. An ambient capability has to be inheritable: the kernel asks for it.
-pub fn sets(own: &HashSet<Capability>, ambient: &HashSet<Capability>) -> LinuxCapabilities {
-    let set = |from: &HashSet<Capability>| Some(from.iter().copied().collect::<Capabilities>());
-    let mut made = LinuxCapabilities::default();
-    made.set_bounding(set(own)).set_effective(set(own)).set_permitted(set(own));
-    made.set_inheritable(set(ambient)).set_ambient(set(ambient));
-    made
+/// Refuses names that no kernel knows.
+pub fn check(asked: &cri::Capability) -> Result<()> {
+    let lists = [
+        (&asked.add_capabilities, "add_capabilities"),
+        (&asked.drop_capabilities, "drop_capabilities"),
+        (&asked.add_ambient_capabilities, "add_ambient_capabilities"),
+    ];
+    for (list, field) in lists {
+        for name in list.iter().filter(|n| !is_all(n)) {
+            full(name, field)?;
+        }
+    }
+    Ok(())
+}
+
+/// Applies add and drop to `base`. ALL comes first, so that single names still count after it.
+pub fn apply(base: Capabilities, asked: &cri::Capability, host: &Host) -> Result<Capabilities> {
+    let mut set = base.bounding;
+    if asked.add_capabilities.iter().any(is_all) {
+        set = host.capabilities.clone();
+    }
+    if asked.drop_capabilities.iter().any(is_all) {
+        set.clear();
+    }
+    let mut ambient = Vec::new();
+    for name in asked.add_ambient_capabilities.iter().filter(|n| !is_all(n)) {
+        insert(&mut ambient, full(name, "add_ambient_capabilities")?);
+    }
+    if asked.add_ambient_capabilities.iter().any(is_all) {
+        ambient = host.capabilities.clone();
+    }
+    for name in asked.add_capabilities.iter().filter(|n| !is_all(n)) {
+        insert(&mut set, full(name, "add_capabilities")?);
+    }
+    for name in &ambient {
+        insert(&mut set, name.clone());
+    }
+    for name in asked.drop_capabilities.iter().filter(|n| !is_all(n)) {
+        let name = full(name, "drop_capabilities")?;
+        set.retain(|c| *c != name);
+        ambient.retain(|c| *c != name);
+    }
+    // The kernel lets a capability be ambient only while it is inheritable.
+    Ok(Capabilities { inheritable: ambient.clone(), ambient, ..same(set) })
+}
+
+fn insert(set: &mut Vec<String>, name: String) {
+    if !set.contains(&name) {
+        set.push(name);
+    }
+}
+
+/// Refuses at creation what the start would fail on: a capability that this daemon has not got itself. Of the default set,
+/// which nobody asked for, such a one is left out.
+pub fn available(mut set: Capabilities, host: &Host) -> Result<Capabilities> {
+    let by_default = default().bounding;
+    let lacks = |c: &String| !host.capabilities.contains(c);
+    if let Some(lacking) = set.bounding.iter().find(|c| lacks(c) && !by_default.contains(c)) {
+        return Err(Error::precondition(format!(
+            "linux.security_context.capabilities: {lacking} can not be given, this daemon does not have it itself"
+        )));
+    }
+    for list in [&mut set.bounding, &mut set.effective, &mut set.permitted, &mut set.inheritable, &mut set.ambient] {
+        list.retain(|c| !lacks(c));
+    }
+    Ok(set)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asked(add: &[&str], drop: &[&str], ambient: &[&str]) -> Asked {
-        let list = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-        Asked { add_capabilities: list(add), drop_capabilities: list(drop), add_ambient_capabilities: list(ambient), ..Asked::default() }
-    }
-
-    #[test]
-    fn all_41_are_known() {
-        assert_eq!(all().len(), BY_NUMBER.len());
-        assert!(parse("f", "cap_net_admin").is_ok() && parse("f", "NET_ADMIN").is_ok() && parse("f", "NOPE").is_err());
-    }
-
-    #[test]
-    fn adding_and_dropping() {
-        let host = Host::for_tests();
-        let table: &[(Asked, usize)] = &[
-            (asked(&[], &[], &[]), 14),
-            (asked(&["NET_ADMIN"], &[], &[]), 15),
-            (asked(&["CAP_CHOWN"], &["mknod"], &[]), 13),
-            (asked(&[], &["ALL"], &[]), 0),
-            (asked(&["CHOWN"], &["ALL"], &[]), 1),
-            (asked(&["ALL"], &[], &[]), 41),
-            (asked(&["ALL"], &["CHOWN"], &[]), 40),
-            (asked(&["CHOWN"], &["CHOWN"], &[]), 13),
-        ];
-        for (asked, count) in table {
-            let made = of_container(asked, &host).unwrap();
-            for set in [made.bounding(), made.effective(), made.permitted()] {
-                assert_eq!(set.as_ref().map(HashSet::len), Some(*count), "{asked:?}");
-            }
-            for set in [made.inheritable(), made.ambient()] {
-                assert_eq!(set.as_ref().map(HashSet::len), Some(0), "{asked:?}");
-            }
+    fn asked(add: &[&str], drop: &[&str], ambient: &[&str]) -> cri::Capability {
+        let own = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
+        cri::Capability {
+            add_capabilities: own(add),
+            drop_capabilities: own(drop),
+            add_ambient_capabilities: own(ambient),
+            ..Default::default()
         }
     }
 
     #[test]
-    fn ambient_only_if_asked_for_and_nothing_that_the_daemon_lacks() {
-        let mut host = Host::for_tests();
-        let made = of_container(&asked(&[], &["ALL"], &["NET_BIND_SERVICE"]), &host).unwrap();
-        assert_eq!(made.ambient(), &Some(HashSet::from([Capability::NetBindService])));
-        assert_eq!(made.bounding(), made.ambient());
-        host.capabilities.remove(&Capability::NetRaw);
-        host.capabilities.remove(&Capability::SysAdmin);
-        assert_eq!(of_container(&asked(&[], &[], &[]), &host).unwrap().bounding().as_ref().map(HashSet::len), Some(13));
-        assert!(of_container(&asked(&["SYS_ADMIN"], &[], &[]), &host).unwrap_err().chain().contains("CAP_SYS_ADMIN"));
-        assert_eq!(privileged(&host).permitted().as_ref().map(HashSet::len), Some(39));
+    fn all_comes_before_single_names() {
+        let host = Host::plain();
+        let set = apply(default(), &asked(&["ALL"], &["chown"], &[]), &host).unwrap();
+        assert_eq!(set.bounding.len(), 40);
+        let set = apply(default(), &asked(&["NET_ADMIN"], &["all"], &[]), &host).unwrap();
+        assert_eq!(set.bounding, ["CAP_NET_ADMIN"]);
+    }
+
+    #[test]
+    fn inheritable_is_empty_unless_ambient() {
+        let set = apply(default(), &asked(&["SYS_TIME"], &[], &[]), &Host::plain()).unwrap();
+        assert!(set.inheritable.is_empty() && set.ambient.is_empty());
+        assert_eq!(set.effective.last().unwrap(), "CAP_SYS_TIME");
+        let set = apply(default(), &asked(&[], &[], &["NET_BIND_SERVICE"]), &Host::plain()).unwrap();
+        assert_eq!((set.inheritable.clone(), set.ambient), (vec!["CAP_NET_BIND_SERVICE".to_owned()], set.inheritable));
+    }
+
+    #[test]
+    fn unknown_name_is_refused_by_field() {
+        let error = check(&asked(&[], &["FLY"], &[])).unwrap_err();
+        assert!(error.chain().contains("drop_capabilities") && error.chain().contains("FLY"));
+        check(&asked(&["CAP_KILL"], &["ALL"], &[])).unwrap();
+    }
+
+    #[test]
+    fn what_the_daemon_lacks_is_refused() {
+        let mut host = Host::plain();
+        host.capabilities.retain(|c| c != "CAP_SYS_RESOURCE");
+        let set = apply(default(), &asked(&["SYS_RESOURCE"], &[], &[]), &host).unwrap();
+        host.capabilities.retain(|c| c != "CAP_CHOWN");
+        assert!(available(set, &host).unwrap_err().chain().contains("CAP_SYS_RESOURCE"));
+        let set = apply(default(), &asked(&["ALL"], &[], &[]), &host).unwrap();
+        available(set, &host).unwrap();
+        assert!(!available(default(), &host).unwrap().effective.contains(&"CAP_CHOWN".to_owned()));
     }
 }

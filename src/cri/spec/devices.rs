@@ -1,89 +1,176 @@
-//! Devices: nodes that a container gets, and the cgroup rules that let it use them.
-use super::ContainerInput;
-use super::resources::all_devices;
+//! Devices: those of the request, with rules to use them, or all of the node for a privileged container.
+use super::host::Host;
+use super::oci::{Device, DeviceRule};
 use crate::error::{Context, Error, Result};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
-use rustix::fs::{AtFlags, CWD, FileType, Stat};
+use crate::proto::cri;
+use rustix::fs::FileType;
 use std::path::{Path, PathBuf};
 
-/// Of directories in /dev that have file systems of their own, or nothing for a container.
-const NOT_FROM_DEV: [&str; 8] = ["pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev"];
+/// Directories of /dev that belong to a namespace or to other tools.
+const SKIPPED: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
 /// How deep a directory of devices is looked into.
 const DEEPEST: usize = 8;
 
-/// Nodes and rules.
-#[derive(Default)]
+/// Devices and rules, in the order in which they are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// Nodes to be made.
-    pub nodes: Vec<LinuxDevice>,
-    /// Rules, first to last.
-    pub rules: Vec<LinuxDeviceCgroup>,
+    /// Nodes.
+    pub nodes: Vec<Device>,
+    /// Rules.
+    pub rules: Vec<DeviceRule>,
 }
 
-/// A container's devices.
-pub fn of_container(input: &ContainerInput<'_>) -> Result<Devices> {
-    let context = input.config.linux.get_or_default().security_context.get_or_default();
-    let host_devices = context.privileged && !input.options.privileged_without_host_devices;
-    let mut all = Devices { nodes: vec![], rules: vec![all_devices(host_devices)] };
-    if host_devices {
-        tree(Path::new("/dev"), Path::new("/dev"), "rwm", &mut all, 0)?;
-        all.rules.truncate(1);
-        return Ok(all);
-    }
-    for device in &input.config.devices {
-        let source = std::fs::canonicalize(&device.host_path)
-            .map_err(|e| Error::invalid(format!("devices: host_path \"{}\"", device.host_path)).because(e))?;
-        let before = all.nodes.len();
-        tree(&source, Path::new(&device.container_path), &device.permissions, &mut all, 0)?;
-        if all.nodes.len() == before {
-            return Err(Error::invalid(format!("devices: \"{}\" is no device and has none below it", device.host_path)));
+/// A rule for all devices.
+pub fn all(allow: bool) -> DeviceRule {
+    DeviceRule { allow, access: "rwm".into(), ..DeviceRule::default() }
+}
+
+/// Refuses bad paths and permissions.
+pub fn check(devices: &[cri::Device]) -> Result<()> {
+    for (at, device) in devices.iter().enumerate() {
+        for (path, field) in [(&device.host_path, "host_path"), (&device.container_path, "container_path")] {
+            if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|p| p == "..") {
+                return Err(Error::invalid(format!("devices[{at}].{field}: {path:?} is not an absolute path")));
+            }
+        }
+        let permissions = &device.permissions;
+        if permissions.is_empty() || !permissions.bytes().all(|b| b"rwm".contains(&b)) {
+            return Err(Error::invalid(format!("devices[{at}].permissions: {permissions:?} is not of r, w, m")));
         }
     }
-    Ok(all)
+    Ok(())
 }
 
-fn tree(source: &Path, target: &Path, permissions: &str, all: &mut Devices, depth: usize) -> Result<()> {
-    let shown = || format!("look at device {}", source.display());
-    let stat = rustix::fs::statat(CWD, source, AtFlags::SYMLINK_NOFOLLOW).during(shown)?;
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::CharacterDevice => LinuxDeviceType::C,
-        FileType::BlockDevice => LinuxDeviceType::B,
-        FileType::Directory if depth < DEEPEST => return directory(source, target, permissions, all, depth),
-        _ => return Ok(()),
+/// Nodes and rules of the request's devices; a directory stands for all devices beneath it.
+pub fn asked(devices: &[cri::Device]) -> Result<Devices> {
+    let mut found = Devices::default();
+    for device in devices {
+        let host = std::fs::canonicalize(&device.host_path)
+            .during(|| format!("devices: host_path {}", device.host_path))
+            .map_err(|e| e.with_kind(crate::error::Kind::InvalidArgument))?;
+        let nodes = beneath(&host, Some(Path::new(&device.container_path)), 0)?;
+        if nodes.is_empty() {
+            return Err(Error::invalid(format!("devices: host_path {} is not a device and has none beneath it", device.host_path)));
+        }
+        for node in nodes {
+            found.rules.push(DeviceRule {
+                allow: true,
+                kind: node.kind.clone(),
+                major: Some(node.major),
+                minor: Some(node.minor),
+                access: device.permissions.clone(),
+            });
+            found.nodes.push(node);
+        }
+    }
+    Ok(found)
+}
+
+/// All devices of the node.
+pub fn of_node(host: &Host) -> Result<Vec<Device>> {
+    beneath(&host.dev, None, 0)
+}
+
+fn beneath(path: &Path, inside: Option<&Path>, depth: usize) -> Result<Vec<Device>> {
+    let meta = std::fs::metadata(path).during(|| format!("device {}", path.display()))?;
+    if !meta.is_dir() {
+        let node = node(path, inside)?;
+        return node.map(|n| vec![n]).ok_or_else(|| Error::invalid(format!("devices: host_path {} is not a device", path.display())));
+    }
+    let mut found = Vec::new();
+    let mut entries: Vec<_> = std::fs::read_dir(path)
+        .during(|| format!("list {}", path.display()))?
+        .collect::<std::io::Result<_>>()
+        .during(|| format!("list {}", path.display()))?;
+    entries.sort_by_key(|e| e.file_name());
+    for entry in entries {
+        let name = entry.file_name();
+        let inside: Option<PathBuf> = inside.map(|i| i.join(&name));
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            if depth < DEEPEST && !SKIPPED.iter().any(|s| name == *s) {
+                found.extend(beneath(&entry.path(), inside.as_deref(), depth + 1)?);
+            }
+        } else if name != "console" {
+            found.extend(node(&entry.path(), inside.as_deref())?.filter(|n| n.kind != "p"));
+        }
+    }
+    Ok(found)
+}
+
+/// The device at a path; `None` if it is something else or just went away. Links are not followed.
+fn node(path: &Path, inside: Option<&Path>) -> Result<Option<Device>> {
+    let stat = match rustix::fs::lstat(path) {
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        other => other.during(|| format!("device {}", path.display()))?,
     };
-    all.nodes.push(node(target.to_path_buf(), kind, &stat));
-    let mut rule = LinuxDeviceCgroup::default();
-    let (major, minor) = numbers(&stat);
-    rule.set_allow(true).set_typ(Some(kind)).set_major(Some(major)).set_minor(Some(minor)).set_access(Some(permissions.into()));
-    all.rules.push(rule);
-    Ok(())
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::BlockDevice => "b",
+        FileType::CharacterDevice => "c",
+        FileType::Fifo => "p",
+        _ => return Ok(None),
+    };
+    Ok(Some(Device {
+        path: inside.unwrap_or(path).display().to_string(),
+        kind: kind.into(),
+        major: i64::from(rustix::fs::major(stat.st_rdev)),
+        minor: i64::from(rustix::fs::minor(stat.st_rdev)),
+        file_mode: Some(stat.st_mode & 0o7777),
+        uid: Some(stat.st_uid),
+        gid: Some(stat.st_gid),
+    }))
 }
 
-fn directory(source: &Path, target: &Path, permissions: &str, all: &mut Devices, depth: usize) -> Result<()> {
-    let shown = || format!("list devices in {}", source.display());
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(source).during(shown)? {
-        names.push(entry.during(shown)?.file_name());
+/// Gives devices to the user of the security context (`device_ownership_from_security_context`).
+pub fn own(nodes: &mut [Device], uid: Option<i64>, gid: Option<i64>) {
+    let id = |v: Option<i64>| v.and_then(|v| u32::try_from(v).ok()).filter(|v| *v != 0);
+    for node in nodes {
+        node.uid = id(uid).or(node.uid);
+        node.gid = id(gid).or(node.gid);
     }
-    names.sort();
-    for name in names.iter().filter(|n| !NOT_FROM_DEV.iter().any(|skipped| n == skipped)) {
-        match tree(&source.join(name), &target.join(name), permissions, all, depth + 1) {
-            // A device may be unplugged meanwhile.
-            Err(_) if !source.join(name).exists() => {}
-            done => done?,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(host: &str, container: &str, permissions: &str) -> cri::Device {
+        cri::Device { host_path: host.into(), container_path: container.into(), permissions: permissions.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn device_of_the_request_is_looked_up_through_links() {
+        let link = std::env::temp_dir().join(format!("cradle-spec-dev-{}", std::process::id()));
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let found = asked(&[device(link.to_str().unwrap(), "/dev/nix", "rw")]).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        assert_eq!((found.nodes[0].path.as_str(), found.nodes[0].major, found.nodes[0].minor), ("/dev/nix", 1, 3));
+        assert_eq!((found.rules[0].kind.as_str(), found.rules[0].access.as_str()), ("c", "rw"));
+        let mut nodes = found.nodes;
+        own(&mut nodes, Some(1000), Some(0));
+        assert_eq!((nodes[0].uid, nodes[0].gid), (Some(1000), Some(0)));
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        assert!(asked(&[device("/etc/passwd", "/dev/x", "r")]).unwrap_err().chain().contains("not a device"));
+        assert!(asked(&[device("/nowhere", "/dev/x", "r")]).is_err());
+        for bad in [
+            device("dev/null", "/x", "r"),
+            device("/dev/null", "", "r"),
+            device("/dev/null", "/x", "rx"),
+            device("/dev/null", "/x", ""),
+            device("/dev/null", "/a/../b", "r"),
+        ] {
+            assert!(check(&[bad]).unwrap_err().chain().starts_with("devices[0]."));
         }
     }
-    Ok(())
-}
 
-fn numbers(stat: &Stat) -> (i64, i64) {
-    (i64::from(rustix::fs::major(stat.st_rdev)), i64::from(rustix::fs::minor(stat.st_rdev)))
-}
-
-fn node(path: PathBuf, kind: LinuxDeviceType, stat: &Stat) -> LinuxDevice {
-    let (major, minor) = numbers(stat);
-    let mut device = LinuxDevice::default();
-    device.set_path(path).set_typ(kind).set_major(major).set_minor(minor);
-    device.set_file_mode(Some(stat.st_mode & 0o7777)).set_uid(Some(stat.st_uid)).set_gid(Some(stat.st_gid));
-    device
+    #[test]
+    fn node_devices_leave_out_terminals_and_console() {
+        let all = of_node(&Host::plain()).unwrap();
+        assert!(all.iter().any(|d| d.path == "/dev/null"));
+        assert!(!all.iter().any(|d| d.path.starts_with("/dev/pts/") || d.path == "/dev/console"));
+    }
 }

@@ -1,126 +1,200 @@
-//! Host: facts about the node that specs depend on, found once.
+//! Facts about this machine that a spec depends on, found out once.
 use super::capabilities;
-use oci_spec::runtime::Capability;
-use std::collections::HashSet;
-use std::path::Path;
+use crate::error::{Context, Result};
+use rustix::fs::StatVfs;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Which cgroup hierarchy limits resources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cgroups {
-    /// One directory a controller.
-    V1,
-    /// The unified one.
-    V2,
+/// Which cgroup hierarchy limits containers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CgroupMode {
+    /// Controllers on v1, with or without an empty v2 beside them.
+    Legacy,
+    /// v2 alone.
+    Unified,
 }
 
-/// Facts about the node.
-#[derive(Clone, Debug)]
+/// SELinux contexts of the loaded policy.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SelinuxContexts {
+    /// Of container processes.
+    pub process: String,
+    /// Of their files.
+    pub file: String,
+}
+
+/// What this machine can do.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Host {
-    /// The hierarchy.
-    pub cgroups: Cgroups,
-    /// All that the daemon may give away.
-    pub capabilities: HashSet<Capability>,
-    /// The daemon's own OOM score.
+    /// Cgroup hierarchy.
+    pub cgroup: CgroupMode,
+    /// The kernel filters system calls.
+    pub seccomp: bool,
+    /// AppArmor is in force and profiles can be loaded.
+    pub apparmor: bool,
+    /// Where the loaded profiles are listed.
+    pub apparmor_profiles: PathBuf,
+    /// SELinux is in force, and its policy says these contexts.
+    pub selinux: Option<SelinuxContexts>,
+    /// Capabilities that this process has (`CAP_…`).
+    pub capabilities: Vec<String>,
+    /// Highest capability number of the kernel.
+    pub last_cap: u8,
+    /// Major and minor.
+    pub kernel: (u32, u32),
+    /// May lower oom_score_adj and raise rlimits.
+    pub cap_sys_resource: bool,
+    /// This process's own oom_score_adj: the floor without CAP_SYS_RESOURCE.
     pub oom_score_adj: i32,
-    /// The daemon may lower OOM scores.
-    pub lowers_oom_score: bool,
-    /// The cgroups count swap.
-    pub swap: bool,
-    /// The cgroups count huge pages.
+    /// Huge pages can be limited.
     pub hugetlb: bool,
-    /// AppArmor profiles that are loaded; none without AppArmor.
-    pub apparmor: Option<HashSet<String>>,
-    /// SELinux labels are in use.
-    pub selinux: bool,
-    /// Trees can be mounted read-only as a whole.
-    pub recursive_read_only: bool,
-    /// `/proc/self/mountinfo`'s name, a file of its own in tests.
-    pub mountinfo: std::path::PathBuf,
-    /// The node's name.
+    /// Swap can be limited.
+    pub swap: bool,
+    /// resctrl is mounted.
+    pub rdt: bool,
+    /// `nsdelegate` and such that a cgroup2 mount without a cgroup namespace must repeat, or they are lost for the host.
+    pub cgroup_options: Vec<String>,
+    /// Host name, for pods that share it.
     pub hostname: String,
+    /// Mount table, read only when a mount wants propagation.
+    pub mountinfo: PathBuf,
+    /// Device directory.
+    pub dev: PathBuf,
 }
 
 impl Host {
-    /// Looks at this node.
-    pub fn probe() -> Host {
-        let cgroups = cgroups();
-        let capabilities = capabilities::of_this_process();
-        let lowers_oom_score = capabilities.contains(&Capability::SysResource);
-        Host {
-            cgroups,
-            capabilities,
-            oom_score_adj: first_line("/proc/self/oom_score_adj").parse().unwrap_or(0),
-            lowers_oom_score,
-            swap: swap(cgroups),
-            hugetlb: match cgroups {
-                Cgroups::V1 => Path::new("/sys/fs/cgroup/hugetlb").is_dir(),
-                Cgroups::V2 => first_line("/sys/fs/cgroup/cgroup.controllers").split(' ').any(|c| c == "hugetlb"),
-            },
+    /// Looks at this machine.
+    pub fn probe() -> Result<Host> {
+        let status = fs::read_to_string("/proc/self/status").during(|| "read /proc/self/status")?;
+        let set = |key| field(&status, key).and_then(|v| u64::from_str_radix(v, 16).ok()).unwrap_or(0);
+        // What it may have and hand on.
+        let able = set("CapPrm:") & set("CapBnd:");
+        let last_cap = number("/proc/sys/kernel/cap_last_cap").unwrap_or(capabilities::LAST) as u8;
+        let capabilities = capabilities::names(able, last_cap);
+        let uname = rustix::system::uname();
+        let cgroup = cgroup_mode(Path::new("/sys/fs/cgroup"));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Ok(Host {
+            cgroup,
+            seccomp: field(&status, "Seccomp:").is_some(),
             apparmor: apparmor(),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            recursive_read_only: kernel() >= (5, 12),
-            mountinfo: "/proc/self/mountinfo".into(),
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        }
+            apparmor_profiles: PathBuf::from("/sys/kernel/security/apparmor/profiles"),
+            selinux: selinux(Path::new("/sys/fs/selinux"), Path::new("/etc/selinux")),
+            cap_sys_resource: capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE"),
+            capabilities,
+            last_cap,
+            kernel: kernel(&uname.release().to_string_lossy()),
+            oom_score_adj: number("/proc/self/oom_score_adj").unwrap_or(0) as i32,
+            hugetlb: hugetlb(cgroup),
+            swap: swap(cgroup),
+            rdt: Path::new("/sys/fs/resctrl/schemata").exists(),
+            cgroup_options: cgroup_options(&mounts),
+            hostname: uname.nodename().to_string_lossy().into_owned(),
+            mountinfo: PathBuf::from("/proc/self/mountinfo"),
+            dev: PathBuf::from("/dev"),
+        })
     }
-    /// A node with everything, for tests.
-    #[cfg(test)]
-    pub fn for_tests() -> Host {
+
+    /// A plain cgroup v2 machine with every capability, for tests of pure code.
+    pub fn plain() -> Host {
         Host {
-            cgroups: Cgroups::V2,
-            capabilities: capabilities::all(),
+            cgroup: CgroupMode::Unified,
+            seccomp: true,
+            apparmor: false,
+            apparmor_profiles: PathBuf::new(),
+            selinux: None,
+            capabilities: capabilities::names(u64::MAX, capabilities::LAST as u8),
+            last_cap: capabilities::LAST as u8,
+            kernel: (6, 12),
+            cap_sys_resource: true,
             oom_score_adj: 0,
-            lowers_oom_score: true,
-            swap: true,
             hugetlb: true,
-            apparmor: None,
-            selinux: false,
-            recursive_read_only: true,
-            mountinfo: "/proc/self/mountinfo".into(),
+            swap: true,
+            rdt: false,
+            cgroup_options: Vec::new(),
             hostname: "node".into(),
+            mountinfo: PathBuf::from("/proc/self/mountinfo"),
+            dev: PathBuf::from("/dev"),
         }
     }
-    /// An OOM score that can be set from here; a lower one than the daemon may give becomes its own.
-    pub fn oom_score(&self, asked: i32, restrict: bool) -> i32 {
-        if restrict || !self.lowers_oom_score { asked.max(self.oom_score_adj) } else { asked }
+}
+
+fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|l| l.strip_prefix(key)).map(str::trim)
+}
+
+fn number(path: &str) -> Option<i64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn kernel(release: &str) -> (u32, u32) {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// CGROUP2_SUPER_MAGIC of linux/magic.h.
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+fn cgroup_mode(root: &Path) -> CgroupMode {
+    match rustix::fs::statfs(root) {
+        Ok(fs) if fs.f_type == CGROUP2_MAGIC => CgroupMode::Unified,
+        _ => CgroupMode::Legacy,
     }
 }
 
-fn first_line(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().trim().to_string()
+fn apparmor() -> bool {
+    let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with('Y'));
+    on && Path::new("/sys/kernel/security/apparmor").exists()
 }
 
-fn cgroups() -> Cgroups {
-    const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
-    match rustix::fs::statfs("/sys/fs/cgroup") {
-        Ok(found) if u32::try_from(found.f_type) == Ok(CGROUP2_SUPER_MAGIC) => Cgroups::V2,
-        _ => Cgroups::V1,
-    }
-}
-
-fn swap(cgroups: Cgroups) -> bool {
-    match cgroups {
-        Cgroups::V1 => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
-        // The root has no such file; a daemon that runs in the root believes that its children have.
-        Cgroups::V2 => match first_line("/proc/self/cgroup").trim_start_matches("0::/") {
-            "" => true,
-            own => Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists(),
-        },
-    }
-}
-
-fn apparmor() -> Option<HashSet<String>> {
-    if !first_line("/sys/module/apparmor/parameters/enabled").starts_with('Y') {
+fn selinux(mount: &Path, etc: &Path) -> Option<SelinuxContexts> {
+    let read_only = rustix::fs::statvfs(mount).map(|s: StatVfs| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)).ok()?;
+    if read_only || !mount.join("enforce").exists() {
         return None;
     }
-    let loaded = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    Some(loaded.lines().filter_map(|line| Some(line.rsplit_once(" (")?.0.to_string())).collect())
+    let config = fs::read_to_string(etc.join("config")).unwrap_or_default();
+    let policy = field(&config, "SELINUXTYPE=").unwrap_or("targeted");
+    let text = fs::read_to_string(etc.join(policy).join("contexts/lxc_contexts")).unwrap_or_default();
+    Some(contexts(&text))
 }
 
-fn kernel() -> (u32, u32) {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+/// `process = "system_u:system_r:container_t:s0"` lines of lxc_contexts.
+fn contexts(text: &str) -> SelinuxContexts {
+    let value = |key: &str| {
+        text.lines().filter_map(|l| l.split_once('=')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().trim_matches('"').to_owned())
+    };
+    SelinuxContexts {
+        process: value("process").unwrap_or_else(|| "system_u:system_r:container_t:s0".into()),
+        file: value("file").unwrap_or_else(|| "system_u:object_r:container_file_t:s0".into()),
+    }
+}
+
+fn hugetlb(mode: CgroupMode) -> bool {
+    match mode {
+        CgroupMode::Legacy => Path::new("/sys/fs/cgroup/hugetlb").is_dir(),
+        CgroupMode::Unified => {
+            fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|c| c.split_whitespace().any(|c| c == "hugetlb"))
+        }
+    }
+}
+
+fn swap(mode: CgroupMode) -> bool {
+    match mode {
+        CgroupMode::Legacy => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+        CgroupMode::Unified => {
+            // The root cgroup has no memory.swap.max: look at our own.
+            let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let own = field(&own, "0::").unwrap_or("/").trim_start_matches('/').to_owned();
+            Path::new("/sys/fs/cgroup").join(own).join("memory.swap.max").exists()
+        }
+    }
+}
+
+fn cgroup_options(mountinfo: &str) -> Vec<String> {
+    let Some(line) = mountinfo.lines().rfind(|l| l.split(' ').nth(4) == Some("/sys/fs/cgroup")) else { return Vec::new() };
+    let Some((_, tail)) = line.split_once(" - ") else { return Vec::new() };
+    let options = tail.split(' ').nth(2).unwrap_or_default();
+    options.split(',').filter(|o| matches!(*o, "nsdelegate" | "memory_recursiveprot")).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -128,13 +202,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oom_scores_stay_settable() {
-        let mut host = Host::for_tests();
-        assert_eq!(host.oom_score(-998, false), -998);
-        assert_eq!(host.oom_score(-998, true), 0);
-        host.lowers_oom_score = false;
-        host.oom_score_adj = 100;
-        assert_eq!(host.oom_score(-998, false), 100);
-        assert_eq!(host.oom_score(500, false), 500);
+    fn probe_works_on_this_machine() {
+        let host = Host::probe().unwrap();
+        assert!(host.kernel.0 >= 4 && host.last_cap >= 37 && host.seccomp);
+    }
+
+    #[test]
+    fn facts_are_read_from_their_files() {
+        assert_eq!(kernel("6.18.5+deb13-amd64"), (6, 18));
+        assert_eq!(
+            cgroup_options("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot"),
+            ["nsdelegate", "memory_recursiveprot"]
+        );
+        assert_eq!(contexts("process = \"a:b:c:s0\"\nfile = \"d:e:f:s0\"\n").file, "d:e:f:s0");
     }
 }

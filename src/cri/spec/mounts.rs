@@ -1,275 +1,332 @@
-//! Mounts: the defaults, then the pod's files, the image's volumes and the request's own; the last for a place wins.
-use super::{ContainerInput, Host, Volume};
-use crate::error::{Context, Error, Result};
-use crate::proto::cri::{Mount as Asked, MountPropagation};
-use crate::sys::fs;
-use oci_spec::runtime::Mount;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+//! Mounts: the default table, what the pod shares with its containers, and the request's own, which win over both.
+use super::actions::Action;
+use super::host::{Host, SelinuxContexts};
+use super::namespaces::mount_map;
+use super::oci::Mount;
+use super::options::Features;
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::cri::{self, MountPropagation};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
-/// A spec's mount.
-pub fn mount(target: impl Into<PathBuf>, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
-    let mut made = Mount::default();
-    made.set_destination(target.into()).set_typ(Some(kind.into())).set_source(Some(source.into()));
-    made.set_options(Some(options.iter().map(|o| o.to_string()).collect()));
-    made
+/// How each error begins that the kubelet shall take for that of an image volume.
+const IMAGE_FAILED: &str = "ImageVolumeMountFailed: ";
+
+/// Never relabelled: other programs of the node would lose them (CVE-2021-43816).
+const NOT_RELABELLED: [&str; 21] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/etc/passwd",
+    "/etc/pki",
+    "/etc/shadow",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/usr",
+    "/var",
+];
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: kind.into(),
+        source: source.into(),
+        options: options.iter().map(|s| s.to_string()).collect(),
+        ..Mount::default()
+    }
 }
 
-/// Absolute, without `.`, `..` and doubled slashes.
-pub fn clean(path: &str) -> PathBuf {
-    let inside = fs::clean(path.as_bytes()).into_owned();
-    Path::new("/").join(std::ffi::OsString::from_vec(inside))
-}
-
-/// The file systems that every process gets.
-pub fn defaults(writable_kernel: bool) -> Vec<Mount> {
-    let access = if writable_kernel { "rw" } else { "ro" };
+/// What every container has unless a mount of the request is there.
+pub fn defaults() -> Vec<Mount> {
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ]
 }
 
-/// All mounts of a container, parents first, and the volumes among them.
-pub fn of_container(input: &ContainerInput<'_>) -> Result<(Vec<Mount>, Vec<Volume>)> {
-    let context = input.config.linux.get_or_default().security_context.get_or_default();
-    let mut all = defaults(context.privileged);
-    let access = if context.privileged { "rw" } else { "ro" };
-    all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
-    all.extend(pod_files(input, context.readonly_rootfs));
-    let asked: Vec<PathBuf> = input.config.mounts.iter().map(|m| clean(&m.container_path)).collect();
-    let volumes = volumes(input, &asked)?;
-    for volume in &volumes {
-        put(&mut all, mount(&volume.container_path, "bind", &volume.host_path, &["rbind", "rprivate", "rw"]));
+/// The cgroup filesystem; without a cgroup namespace the node's mount options must be said again, or it loses them.
+pub fn cgroup(writable: bool, own_namespace: bool, host: &Host) -> Mount {
+    let mut cgroup =
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", if writable { "rw" } else { "ro" }]);
+    if !own_namespace {
+        cgroup.options.extend(host.cgroup_options.iter().cloned());
     }
-    for (asked, target) in input.config.mounts.iter().zip(asked) {
-        let own = bind(asked, target, input.host)?;
-        if own.destination() == Path::new("/dev") {
-            all.retain(|m| !m.destination().starts_with("/dev"));
+    cgroup
+}
+
+/// /sys of a user namespace on the node's network: sysfs cannot be mounted anew there.
+pub fn bound_sys() -> Mount {
+    mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "nodev", "noexec"])
+}
+
+/// A bind mount of ours into a sandbox. The flags are needed in a user namespace.
+pub fn sandbox_bind(source: &Path, destination: &str) -> Mount {
+    mount(destination, "bind", &source.display().to_string(), &["rbind", "ro", "nosuid", "nodev", "noexec"])
+}
+
+/// sysfs and cgroup of a privileged container can be written.
+pub fn make_writable(mounts: &mut [Mount]) {
+    for mount in mounts.iter_mut().filter(|m| m.kind == "sysfs" || m.kind == "cgroup") {
+        for option in mount.options.iter_mut().filter(|o| *o == "ro") {
+            *option = "rw".into();
         }
-        put(&mut all, own);
     }
-    all.sort_by_key(|m| m.destination().components().count());
-    Ok((all, volumes))
 }
 
-fn put(all: &mut Vec<Mount>, one: Mount) {
-    all.retain(|m| m.destination() != one.destination());
-    all.push(one);
-}
-
-fn pod_files(input: &ContainerInput<'_>, readonly: bool) -> Vec<Mount> {
-    let access = if readonly { "ro" } else { "rw" };
-    let file = |name: &str| mount(Path::new("/etc").join(name), "bind", input.pod_dir.join(name), &["rbind", "rprivate", access]);
-    let names = ["hostname", "hosts", "resolv.conf"];
-    let mut all: Vec<Mount> = names.into_iter().filter(|name| input.pod_dir.join(name).exists()).map(file).collect();
-    let shm = if input.pins.ipc.is_some() { input.pod_dir.join("shm") } else { "/dev/shm".into() };
-    all.push(mount("/dev/shm", "bind", shm, &["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]));
-    all
-}
-
-/// The image's volumes that the request does not mount itself.
-fn volumes(input: &ContainerInput<'_>, asked: &[PathBuf]) -> Result<Vec<Volume>> {
-    let config = input.image.config().as_ref();
-    let mut paths: Vec<PathBuf> = config.and_then(|c| c.volumes().as_ref()).into_iter().flatten().map(|p| clean(p)).collect();
-    paths.sort();
-    paths.dedup();
-    paths.retain(|p| !asked.contains(p));
-    if paths.iter().any(|p| p == Path::new("/")) {
-        return Err(Error::precondition(format!("image {}: its volume covers the whole root", input.image_name)));
-    }
-    let made = paths
-        .into_iter()
-        .enumerate()
-        .map(|(n, container_path)| Volume { host_path: input.volumes_dir.join(n.to_string()), container_path });
-    Ok(made.collect())
-}
-
-fn bind(asked: &Asked, target: PathBuf, host: &Host) -> Result<Mount> {
-    let source = source(&asked.host_path)?;
-    let mut options = vec!["rbind"];
-    let propagation = asked.propagation.enum_value_or_default();
-    options.push(match propagation {
-        MountPropagation::PROPAGATION_PRIVATE => "rprivate",
-        MountPropagation::PROPAGATION_HOST_TO_CONTAINER => "rslave",
-        MountPropagation::PROPAGATION_BIDIRECTIONAL => "rshared",
-    });
-    propagates(&source, propagation, host)?;
-    options.push(match (asked.readonly, asked.recursive_read_only) {
-        (_, true) if !host.recursive_read_only => {
-            return Err(Error::precondition("RROUnsupported: mounts.recursive_read_only needs a kernel of 5.12 or newer"));
+/// An absolute path without `.`, `..` and double slashes; `..` does not climb above the root.
+pub fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
         }
-        (_, true) => "rro",
-        (true, false) => "ro",
-        (false, false) => "rw",
-    });
-    Ok(mount(target, "bind", source, &options))
+    }
+    format!("/{}", parts.join("/"))
 }
 
-/// Links are followed here, not by a runtime in another mount namespace. What is missing becomes a directory.
-fn source(path: &str) -> Result<PathBuf> {
-    match std::fs::canonicalize(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path).during(|| format!("make directory {path} for mounts.host_path"))?;
-            std::fs::canonicalize(path).during(|| format!("resolve mounts.host_path {path}"))
+/// Refuses what cannot be mounted, by field.
+pub fn check(mounts: &[cri::Mount], features: Option<Features>) -> Result<()> {
+    for (at, m) in mounts.iter().enumerate() {
+        let bad = |field: &str, why: &str| Err(Error::invalid(format!("mounts[{at}].{field}: {why}")));
+        if m.container_path.is_empty() || m.container_path.contains('\0') || clean(&m.container_path) == "/" {
+            return bad("container_path", &format!("{:?} is not a path that can be mounted on", m.container_path));
         }
-        found => found.during(|| format!("resolve mounts.host_path {path}")),
+        let propagation = m.propagation.enum_value();
+        let Ok(propagation) = propagation else { return bad("propagation", "unknown value") };
+        if m.image.is_some() {
+            let bad = |field: &str, why: &str| Err(Error::invalid(format!("{IMAGE_FAILED}mounts[{at}].{field}: {why}")));
+            if !m.host_path.is_empty() {
+                return bad("host_path", "must be empty for an image volume");
+            }
+            if m.image.image.is_empty() {
+                return bad("image.image", "is empty: name the image to mount");
+            }
+            if !m.readonly {
+                return bad("readonly", "must be true for an image volume");
+            }
+            if m.image_sub_path.starts_with('/') || Path::new(&m.image_sub_path).components().any(|c| c == Component::ParentDir) {
+                return bad("image_sub_path", &format!("{:?} leads out of the image", m.image_sub_path));
+            }
+        } else {
+            if !m.host_path.starts_with('/') || m.host_path.contains('\0') {
+                return bad("host_path", &format!("{:?} is not an absolute path", m.host_path));
+            }
+            if !m.image_sub_path.is_empty() {
+                return bad("image_sub_path", "only for an image volume");
+            }
+        }
+        if m.recursive_read_only {
+            if !m.readonly {
+                return bad("recursive_read_only", "conflicts with a writable mount: set readonly");
+            }
+            if propagation != MountPropagation::PROPAGATION_PRIVATE {
+                return bad("recursive_read_only", "needs private propagation");
+            }
+            if features.is_some_and(|f| !f.recursive_read_only) {
+                return Err(Error::new(
+                    Kind::Unknown,
+                    format!(
+                        "RROUnsupported: mounts[{at}].recursive_read_only: the runtime handler does not support it (host_path {:?})",
+                        m.host_path
+                    ),
+                ));
+            }
+        }
     }
+    Ok(())
 }
 
-/// Mounts come through only if the source's own mount lets them.
-fn propagates(source: &Path, wish: MountPropagation, host: &Host) -> Result<()> {
-    if wish == MountPropagation::PROPAGATION_PRIVATE {
-        return Ok(());
+/// What the mounts of a container are made from.
+pub struct Wanted<'a> {
+    /// Defaults and the cgroup filesystem, or a base spec's.
+    pub defaults: Vec<Mount>,
+    /// The pod's files; the request's mounts win over them.
+    pub shared: Vec<cri::Mount>,
+    /// The request's.
+    pub asked: &'a [cri::Mount],
+    /// Where image volumes are mounted, by container path.
+    pub images: &'a BTreeMap<String, PathBuf>,
+    /// SELinux.
+    pub selinux: Option<&'a SelinuxContexts>,
+    /// Label of the container's files.
+    pub label: &'a str,
+    /// Of the runtime.
+    pub features: Features,
+}
+
+/// The table, with what must be done before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// In the order of mounting.
+    pub mounts: Vec<Mount>,
+    /// What to do before.
+    pub actions: Vec<Action>,
+    /// Propagation of the root, if a mount needs one.
+    pub rootfs_propagation: &'static str,
+}
+
+/// Makes the table.
+pub fn table(wanted: Wanted<'_>, host: &Host) -> Result<Table> {
+    check(wanted.asked, Some(wanted.features))?;
+    let asked_at = |path: &str| wanted.asked.iter().any(|m| clean(&m.container_path) == clean(path));
+    let mut all: Vec<&cri::Mount> = wanted.asked.iter().collect();
+    all.extend(wanted.shared.iter().filter(|m| !asked_at(&m.container_path)));
+    // Fewer parts first, so that a mount does not hide one beneath it; stable, so that the rest stays as asked.
+    all.sort_by_key(|m| clean(&m.container_path).matches('/').count());
+    let taken: Vec<String> = all.iter().map(|m| clean(&m.container_path)).collect();
+    let own_dev = taken.iter().any(|t| t == "/dev");
+    let mut table = Table::default();
+    for default in wanted.defaults.iter() {
+        let at = clean(&default.destination);
+        let beneath_own = own_dev && at.starts_with("/dev/");
+        if !beneath_own && !taken.contains(&at) {
+            table.mounts.push(default.clone());
+        }
     }
-    let table = std::fs::read(&host.mountinfo).during(|| format!("read {}", host.mountinfo.display()))?;
-    let lines = table.split(|b| *b == b'\n').filter_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-        let at = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.get(4)?)));
-        let optional: Vec<&[u8]> = fields.get(6..)?.iter().copied().take_while(|f| *f != b"-").collect();
-        source.starts_with(&at).then_some((at, optional.concat()))
-    });
-    // The last of those that are mounted on one place covers the others.
-    let Some((at, flags)) = lines.max_by_key(|(at, _)| at.as_os_str().len()) else { return Ok(()) };
-    let has = |tag: &[u8]| flags.windows(tag.len()).any(|w| w == tag);
-    let (enough, needed) = match wish {
-        MountPropagation::PROPAGATION_BIDIRECTIONAL => (has(b"shared:"), "shared"),
-        _ => (has(b"shared:") || has(b"master:"), "shared or slave"),
+    let mut propagations = None;
+    for m in all {
+        let made = bind(m, &wanted, &mut table, host, &mut propagations)?;
+        table.mounts.push(made);
+    }
+    Ok(table)
+}
+
+fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, read: &mut Option<Propagations>) -> Result<Mount> {
+    let source = match m.image.as_ref() {
+        Some(image) => wanted.images.get(&m.container_path).cloned().ok_or_else(|| {
+            Error::new(Kind::Unknown, format!("{IMAGE_FAILED}image volume {:?} for {} is not mounted", image.image, m.container_path))
+        })?,
+        None => source(Path::new(&m.host_path), table)?,
     };
-    if enough {
-        return Ok(());
+    let mut options = vec!["rbind"];
+    match m.propagation.enum_value_or_default() {
+        MountPropagation::PROPAGATION_PRIVATE => options.push("rprivate"),
+        MountPropagation::PROPAGATION_BIDIRECTIONAL => {
+            propagations(read, host)?.need(&source, Needed::Shared)?;
+            options.push("rshared");
+            table.rootfs_propagation = "rshared";
+        }
+        MountPropagation::PROPAGATION_HOST_TO_CONTAINER => {
+            propagations(read, host)?.need(&source, Needed::SharedOrSlave)?;
+            options.push("rslave");
+            if table.rootfs_propagation.is_empty() {
+                table.rootfs_propagation = "rslave";
+            }
+        }
     }
-    Err(Error::precondition(format!("mounts: {} is on mount {}, which is not {needed}", source.display(), at.display())))
+    options.push(match (m.readonly || m.image.is_some(), m.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    });
+    if m.selinux_relabel && wanted.selinux.is_some() && !wanted.label.is_empty() {
+        if NOT_RELABELLED.iter().any(|p| Path::new(p) == source) {
+            return Err(Error::invalid(format!("mounts: SELinux relabeling of {} is not allowed", source.display())));
+        }
+        table.actions.push(Action::Relabel { path: source.clone(), label: wanted.label.to_owned() });
+    }
+    let mut made = mount(&clean(&m.container_path), "bind", &source.display().to_string(), &options);
+    // What the pod mounted of an image has the right owners already.
+    if m.image.is_none() {
+        made.uid_mappings = mount_map(&m.uidMappings);
+        made.gid_mappings = mount_map(&m.gidMappings);
+    }
+    if !made.uid_mappings.is_empty() && !wanted.features.id_mapped_mounts {
+        return Err(Error::precondition(format!(
+            "mounts: {} is to be id-mapped, which the runtime handler does not support",
+            m.container_path
+        )));
+    }
+    Ok(made)
 }
 
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let code = tail.get(..3).filter(|_| first == b'\\').and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 8).ok());
-        out.push(code.unwrap_or(first));
-        rest = if code.is_some() { &tail[3..] } else { tail };
+/// The source with its links resolved; what is missing is to be made as a directory.
+fn source(path: &Path, table: &mut Table) -> Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if path.symlink_metadata().is_ok() {
+                return Err(Error::precondition(format!("mounts: host_path {} is a link to nowhere", path.display())));
+            }
+            let (parent, name) =
+                path.parent().zip(path.file_name()).ok_or_else(|| Error::invalid(format!("mounts: host_path {}", path.display())))?;
+            // The nearest directory that exists, resolved, and the rest below it.
+            let real = source(parent, &mut Table::default())?.join(name);
+            table.actions.push(Action::CreateDir(real.clone()));
+            Ok(real)
+        }
+        Err(e) => Err(e).during(|| format!("mounts: host_path {}", path.display())),
     }
-    out
 }
 
-/// What the root itself must pass on, for mounts in it to do so.
-pub fn root_propagation(mounts: &[Asked]) -> Option<String> {
-    let wishes = || mounts.iter().map(|m| m.propagation.enum_value_or_default());
-    if wishes().any(|w| w == MountPropagation::PROPAGATION_BIDIRECTIONAL) {
-        return Some("rshared".into());
+enum Needed {
+    Shared,
+    SharedOrSlave,
+}
+
+/// Mount points of this process and their optional fields (`shared:1 master:2`).
+struct Propagations(Vec<(PathBuf, String)>);
+
+fn propagations<'a>(read: &'a mut Option<Propagations>, host: &Host) -> Result<&'a Propagations> {
+    if read.is_none() {
+        let text = std::fs::read_to_string(&host.mountinfo).during(|| format!("read {}", host.mountinfo.display()))?;
+        *read = Some(Propagations::parse(&text));
     }
-    wishes().any(|w| w == MountPropagation::PROPAGATION_HOST_TO_CONTAINER).then(|| "rslave".into())
+    read.as_ref().ok_or_else(|| Error::internal("mount table"))
+}
+
+impl Propagations {
+    fn parse(text: &str) -> Propagations {
+        let line = |l: &str| {
+            let (head, _) = l.split_once(" - ")?;
+            let fields: Vec<&str> = head.split(' ').collect();
+            Some((PathBuf::from(unescape(fields.get(4)?)), fields.get(6..)?.join(" ")))
+        };
+        Propagations(text.lines().filter_map(line).collect())
+    }
+
+    fn need(&self, path: &Path, needed: Needed) -> Result<()> {
+        // The last of the deepest: later mounts cover earlier ones.
+        let found = self.0.iter().filter(|(at, _)| path.starts_with(at)).max_by_key(|(at, _)| at.components().count());
+        let Some((at, fields)) = found else { return Err(Error::precondition(format!("mounts: no mount holds {}", path.display()))) };
+        let has = |tag: &str| fields.split(' ').any(|f| f.starts_with(tag));
+        let (fits, what) = match needed {
+            Needed::Shared => (has("shared:"), "shared"),
+            Needed::SharedOrSlave => (has("shared:") || has("master:"), "shared or slave"),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "mounts: path {:?} is mounted on {:?} but it is not a {what} mount",
+            path.display().to_string(),
+            at.display().to_string()
+        )))
+    }
+}
+
+/// The kernel writes space, tab, line break and backslash as octal numbers.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture::{Fixture, fixture};
-    use super::super::host::Host;
-    use super::*;
-
-    fn with(mounts: Vec<Asked>) -> Fixture {
-        let mut f = fixture(Host::for_tests());
-        f.config.command = vec!["sh".into()];
-        f.config.mounts = mounts;
-        f
-    }
-
-    fn asked(target: &str, source: &Path) -> Asked {
-        Asked { container_path: target.into(), host_path: source.display().to_string(), ..Asked::default() }
-    }
-
-    fn targets(f: &Fixture) -> Vec<String> {
-        let spec = f.build(1).unwrap().spec;
-        spec.mounts().iter().flatten().map(|m| m.destination().display().to_string()).collect()
-    }
-
-    #[test]
-    fn parents_come_first_and_a_request_wins() {
-        let mut f = with(vec![]);
-        let dir = f.scratch.dir("data");
-        f.config.mounts =
-            vec![asked("/a/b/c", &dir), asked("/a", &dir), asked("/etc/hosts/", &dir), asked("rel", &dir), asked("/x/../a/b", &dir)];
-        let all = targets(&f);
-        let at = |path: &str| all.iter().position(|t| t == path).unwrap_or_else(|| panic!("{path} is not in {all:?}"));
-        assert!(at("/a") < at("/a/b") && at("/a/b") < at("/a/b/c"));
-        assert!(at("/dev") < at("/dev/pts") && at("/sys") < at("/sys/fs/cgroup") && at("/rel") > at("/proc"));
-        assert_eq!(all.iter().filter(|t| *t == "/etc/hosts").count(), 1);
-        f.config.mounts = vec![asked("/dev", &dir)];
-        assert_eq!(targets(&f).iter().filter(|t| t.starts_with("/dev")).count(), 1);
-    }
-
-    #[test]
-    fn sources_are_resolved_or_made() {
-        let mut f = with(vec![]);
-        let dir = f.scratch.dir("data");
-        let link = f.scratch.path.join("link");
-        std::os::unix::fs::symlink(&dir, &link).unwrap();
-        let missing = f.scratch.path.join("new/dir");
-        f.config.mounts = vec![asked("/l", &link), asked("/m", &missing)];
-        let spec = f.build(1).unwrap().spec;
-        let source =
-            |target: &str| spec.mounts().iter().flatten().find(|m| m.destination() == Path::new(target)).unwrap().source().clone().unwrap();
-        assert_eq!((source("/l"), source("/m")), (dir, missing.clone()));
-        assert!(missing.is_dir());
-    }
-
-    #[test]
-    fn volumes_stay_inside_and_give_way() {
-        let mut f = with(vec![]);
-        let dir = f.scratch.dir("data");
-        let mut image = oci_spec::image::Config::default();
-        image.set_volumes(Some(["/../../etc", "/data", "/v/../w", "/w"].map(String::from).to_vec()));
-        f.image.set_config(Some(image.clone()));
-        f.config.mounts = vec![asked("/data/", &dir)];
-        let built = f.build(1).unwrap();
-        let paths: Vec<_> = built.volumes.iter().map(|v| v.container_path.clone()).collect();
-        assert_eq!(paths, [Path::new("/etc"), Path::new("/w")]);
-        assert!(built.volumes.iter().all(|v| v.host_path.starts_with(f.scratch.path.join("volumes"))));
-        image.set_volumes(Some(vec!["/..".into()]));
-        f.image.set_config(Some(image));
-        assert!(f.build(1).unwrap_err().chain().contains("whole root"));
-    }
-
-    #[test]
-    fn propagation_needs_a_mount_that_passes_on() {
-        let mut f = with(vec![]);
-        let dir = f.scratch.dir("data");
-        let table = f.scratch.path.join("mountinfo");
-        let shown = dir.display();
-        f.host.mountinfo = table.clone();
-        let cases = [("shared:5", true, true), ("master:5", true, false), ("shared:4 master:5", true, true), ("", false, false)];
-        for (flags, slave, shared) in cases {
-            std::fs::write(
-                &table,
-                format!("1 0 0:1 / / rw shared:1 - ext4 a rw\n2 1 0:2 / {shown} rw {flags} - ext4 a rw\n").replace("  ", " "),
-            )
-            .unwrap();
-            for (wish, good) in
-                [(MountPropagation::PROPAGATION_HOST_TO_CONTAINER, slave), (MountPropagation::PROPAGATION_BIDIRECTIONAL, shared)]
-            {
-                f.config.mounts = vec![Asked { propagation: wish.into(), ..asked("/d", &dir) }];
-                assert_eq!(f.build(1).is_ok(), good, "{wish:?} {flags}");
-            }
-        }
-        std::fs::write(&table, "1 0 0:1 / / rw shared:1 - ext4 a rw\n").unwrap();
-        let spec = f.build(1).unwrap().spec;
-        assert_eq!(spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(), Some("rshared"));
-        assert_eq!(unescape(b"/a\\040b\\x"), b"/a b\\x");
-    }
-
-    #[test]
-    fn recursive_read_only() {
-        let mut f = with(vec![]);
-        let dir = f.scratch.dir("data");
-        f.config.mounts = vec![Asked { readonly: true, recursive_read_only: true, ..asked("/d", &dir) }];
-        let spec = f.build(1).unwrap().spec;
-        let one = spec.mounts().iter().flatten().find(|m| m.destination() == Path::new("/d")).unwrap().clone();
-        assert_eq!(one.options().clone().unwrap(), ["rbind", "rprivate", "rro"]);
-        f.host.recursive_read_only = false;
-        assert!(f.build(1).unwrap_err().chain().contains("RROUnsupported"));
-    }
-}
+#[path = "mounts_test.rs"]
+mod tests;

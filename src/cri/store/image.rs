@@ -43,6 +43,8 @@ pub struct Facts {
     pub size: u64,
     /// Top of its snapshots; none for an image without layers.
     pub chain_id: Option<String>,
+    /// A container image or an artifact, which only volumes can show.
+    pub shape: image::Shape,
     /// Its configuration.
     pub config: ImageConfiguration,
     /// The manifest's annotations.
@@ -179,7 +181,8 @@ impl Images {
         let diff_ids: Vec<_> = resolved.layers.iter().map(|l| l.diff_id.clone()).collect();
         let layers: u64 = resolved.layers.iter().map(|l| l.desc.size).sum();
         Ok(Facts {
-            id: resolved.config_desc.digest.to_string(),
+            id: resolved.id().to_string(),
+            shape: resolved.shape,
             size: layers + resolved.config_desc.size + resolved.manifest_desc.size,
             chain_id: image::chain_ids(&diff_ids).last().map(ToString::to_string),
             config: resolved.config,

@@ -34,6 +34,10 @@ impl<T> Index<T> {
     pub fn list(&self) -> Vec<Arc<T>> {
         read(&self.by_id).values().cloned().collect()
     }
+    /// Those that a test passes, by ID.
+    pub fn filter(&self, wanted: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+        read(&self.by_id).values().filter(|v| wanted(v)).cloned().collect()
+    }
     /// Puts or replaces.
     pub fn put(&self, id: &str, value: T) -> Arc<T> {
         let value = Arc::new(value);

@@ -1,8 +1,10 @@
 //! Sandboxes: what CRI knows of pods, and what of it survives a restart.
 use super::turn::Turns;
 use super::{Index, creations::Creations, message};
-use crate::proto::cri::{NamespaceMode, PodSandboxConfig};
+use crate::proto::cri::{IDMapping, NamespaceMode, PodSandboxConfig};
+use crate::sys::userns::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +39,9 @@ pub struct Record {
     /// Snapshot of the sandbox image, where one is configured.
     #[serde(default)]
     pub snapshot: Option<Snapshot>,
+    /// Snapshots of images that are mounted as volumes, by the image's ID.
+    #[serde(default)]
+    pub image_volumes: BTreeMap<String, Snapshot>,
     /// When it stopped being ready.
     #[serde(default)]
     pub stopped_at: Option<i64>,
@@ -49,6 +54,9 @@ pub struct Snapshot {
     pub snapshotter: String,
     /// Scoped key.
     pub key: String,
+    /// The sandbox image, as a person names it.
+    #[serde(default)]
+    pub image: String,
 }
 
 /// Files on which the pod's namespaces are mounted.
@@ -60,6 +68,9 @@ pub struct Pins {
     pub ipc: Option<PathBuf>,
     /// UTS namespace.
     pub uts: Option<PathBuf>,
+    /// User namespace, to which the others belong.
+    #[serde(default)]
+    pub user: Option<PathBuf>,
 }
 
 /// A pod's network.
@@ -136,6 +147,18 @@ impl Sandbox {
 pub fn namespaces(config: &PodSandboxConfig) -> (NamespaceMode, NamespaceMode, NamespaceMode) {
     let options = config.linux.get_or_default().security_context.get_or_default().namespace_options.get_or_default();
     (options.network.enum_value_or_default(), options.pid.enum_value_or_default(), options.ipc.enum_value_or_default())
+}
+
+/// The maps of the pod's user namespace; none for the node's. The config has passed its check.
+pub fn id_map(config: &PodSandboxConfig) -> Option<IdMap> {
+    let options = config.linux.get_or_default().security_context.get_or_default().namespace_options.get_or_default();
+    let user = options.userns_options.as_ref().filter(|user| user.mode.enum_value() == Ok(NamespaceMode::POD))?;
+    Some(IdMap { uids: ranges(&user.uids), gids: ranges(&user.gids) })
+}
+
+/// CRI's maps in the kernel's words.
+pub fn ranges(mappings: &[IDMapping]) -> Vec<IdRange> {
+    mappings.iter().map(|m| IdRange { inside: m.container_id, outside: m.host_id, count: m.length }).collect()
 }
 
 /// `name_namespace_uid_attempt`: unique on the node.

@@ -63,9 +63,9 @@ fn manifest(
     config: Descriptor,
     layers: &[Descriptor],
 ) -> Result<Documents> {
-    // What can never be unpacked is refused before a byte of it is fetched.
-    for layer in layers {
-        flight.shared.parts.processors.check(&layer.media_type)?;
+    if !image::is_artifact(&config) {
+        // What can never be unpacked is refused before a byte of it is fetched.
+        layers.iter().try_for_each(|layer| flight.shared.parts.processors.check(&layer.media_type))?;
     }
     let mut labels = Labels::from([("containerd.io/gc.ref.content.config".to_string(), config.digest.to_string())]);
     let kept = if flight.shared.limits.blobs == Blobs::Keep { layers } else { &[] };
@@ -79,7 +79,7 @@ fn manifest(
     let chain = chain_ids(&diff_ids);
     if let Some(top) = chain.last() {
         let key = format!("containerd.io/gc.ref.snapshot.{}", flight.request.snapshotter);
-        set_labels(flight, &config.digest, Labels::from([(key, top.to_string())]))?;
+        set_labels(flight, resolved.id(), Labels::from([(key, top.to_string())]))?;
     }
     Ok(Documents { target, resolved, chain })
 }

@@ -80,7 +80,7 @@ fn steps(flight: &Arc<Flight>) -> Result<Pulled> {
     layers::fetch_and_unpack(flight, &image)?;
     flight.session.check()?;
     let reference = flight.session.reference();
-    let id = image.resolved.config_desc.digest.clone();
+    let id = image.resolved.id().clone();
     let record = |name: String| Image::new(name, image.target.clone(), flight.request.labels.clone());
     let mut names = match flight.request.names {
         Names::Kept => return Ok(Pulled { image: record(reference.to_string()), id, names: vec![] }),

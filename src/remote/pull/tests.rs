@@ -44,10 +44,11 @@ impl Node {
         }
         let retry = Retry { rounds: 2, first: Duration::from_millis(5), most: Duration::from_millis(10) };
         let content = Store::open(&dir("content"), db.clone()).unwrap();
-        let collector = Collector::new(db.clone(), content.clone(), snapshotters.clone());
+        let images = Images::new(db.clone(), Arc::new(Bus::new()));
+        let collector = Collector::new(db.clone(), content.clone(), snapshotters.clone(), images.clone());
         let parts = Parts {
             content,
-            images: Images::new(db.clone(), Arc::new(Bus::new())),
+            images,
             leases: Leases::new(db),
             snapshotters,
             client: Client::new(Config { retry, ..config }),

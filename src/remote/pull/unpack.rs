@@ -4,17 +4,24 @@ use super::flight::Flight;
 use super::layers::Work;
 use crate::core::content::Digest;
 use crate::core::diff::{self, Apply, Limits, Whiteouts};
+use crate::core::image::Form;
 use crate::core::snapshot::scoped;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::fs::sync_file_system;
+use crate::remote::blob::into_error;
+use crate::remote::session::Session;
+use crate::sys::fs::{make_dir, sync_file_system};
 use crate::thread::lock;
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Longest value of a label that lists layers.
 const LABEL_MAX: usize = 4000;
+/// Bytes of a file that are written at once.
+const PIECE: usize = 128 << 10;
 
 /// A layer in an active snapshot.
 pub struct Unpacked {
@@ -31,6 +38,10 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
     flight.snapshotter.prepare(&key, below, &labels(work, index))?;
     lock(&work.active).push(key.clone());
     let root = flight.snapshotter.upper_dir(&key)?;
+    if let Form::File(path) = &layer.form {
+        write_file(&root, path, packed, &flight.session).during(|| format!("write the artifact's file {}", path.display()))?;
+        return Ok(Unpacked { index, key, implied: vec![] });
+    }
     let session = flight.session.clone();
     let stream = flight.shared.parts.processors.open(&layer.desc, packed, move || session.check().is_err())?;
     // Only the snapshotter that stacks layers needs marks, and its lowest layer hides nothing.
@@ -72,6 +83,23 @@ fn labels(work: &Work, index: usize) -> BTreeMap<String, String> {
         ("image-layers", above),
     ];
     told.into_iter().map(|(key, value)| (format!("containerd.io/snapshot/cri.{key}"), value)).collect()
+}
+
+/// Writes one blob as a file, readable by all whatever our umask is. Its path is checked, and what is below the root is our own.
+fn write_file(root: &Path, path: &Path, mut bytes: impl Read, session: &Session) -> Result<()> {
+    for dir in path.ancestors().skip(1).collect::<Vec<_>>().iter().rev().filter(|d| !d.as_os_str().is_empty()) {
+        make_dir(&root.join(dir), 0o755).during(|| "make its directory")?;
+    }
+    let mut file = File::create_new(root.join(path)).during(|| "create it")?;
+    file.set_permissions(Permissions::from_mode(0o644)).during(|| "set its mode")?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        session.check()?;
+        match bytes.read(&mut piece).map_err(into_error)? {
+            0 => return Ok(()),
+            n => file.write_all(&piece[..n]).during(|| "write")?,
+        }
+    }
 }
 
 /// Makes an unpacked layer the snapshot of its chain ID; one that is there already is as good.

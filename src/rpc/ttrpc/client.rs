@@ -4,12 +4,12 @@ use super::wire::{Inbox, Peer, Wake, Wire};
 use crate::call::Call;
 use crate::error::{Context, Error, Kind, Result};
 use crate::rpc::status;
+use crate::sys::socket;
 use crate::thread::{Stop, Threads, lock};
 use crossbeam_channel::{bounded, select};
 use protobuf::Message;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::HashMap;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use ttrpc::proto::{KeyValue, MESSAGE_TYPE_RESPONSE, MessageHeader};
@@ -71,10 +71,14 @@ impl Mux {
         threads.spawn("ttrpc-mux", move |stop| own.run(stop))?;
         Ok(mux)
     }
-    /// Connects to `unix:///path` or `/path`.
+    /// Connects to `unix:///path` or `/path`, without waiting: a listener whose backlog is full, since it is frozen, is
+    /// `ResourceExhausted`; one that is not there, `Unavailable`.
     pub fn connect(self: &Arc<Self>, address: &str) -> Result<Client> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
-        let stream = UnixStream::connect(path).map_err(|e| Error::new(Kind::Unavailable, format!("connect to {path}")).because(e))?;
+        let stream = socket::connect(path).map_err(|e| {
+            let full = e.kind() == std::io::ErrorKind::WouldBlock;
+            Error::new(if full { Kind::ResourceExhausted } else { Kind::Unavailable }, format!("connect to {path}")).because(e)
+        })?;
         let connection =
             Arc::new(Connection { wire: Wire::new(stream, self.wake.clone())?, state: Mutex::new(State { next: 1, ..State::default() }) });
         lock(&self.fresh).push(connection.clone());
@@ -302,6 +306,26 @@ mod tests {
         assert_eq!(ask(&client, "drop", 5000).unwrap_err().kind(), Kind::Internal);
         assert_eq!(ask(&client, "park", 50).unwrap_err().kind(), Kind::DeadlineExceeded);
         assert_eq!(ask(&client, "x", 5000).unwrap(), "k8s.io 1");
+    }
+
+    #[test]
+    fn a_full_backlog_blocks_nobody() {
+        let dir = tempdir::Dir::new();
+        let path = dir.0.join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        // Listening again changes the length of the backlog.
+        rustix::net::listen(&listener, 0).unwrap();
+        let threads = Threads::new().unwrap();
+        let mux = Mux::new(&threads).unwrap();
+        let mut held = vec![];
+        let full = loop {
+            match mux.connect(path.to_str().unwrap()) {
+                Ok(client) => held.push(client),
+                Err(e) => break e,
+            }
+        };
+        assert_eq!((full.kind(), held.len()), (Kind::ResourceExhausted, 1));
+        assert_eq!(mux.connect(dir.0.join("none").to_str().unwrap()).err().unwrap().kind(), Kind::Unavailable);
     }
 
     #[test]

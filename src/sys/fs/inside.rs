@@ -4,7 +4,8 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::borrow::Cow;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -187,6 +188,26 @@ impl Inside {
     }
 }
 
+/// Where `path` leads inside `root`, and what is there: an absolute path without links, for those who take no descriptor. It stays
+/// true as long as nobody changes what is below `root`.
+pub fn real_path(root: &Path, path: &Path) -> io::Result<(PathBuf, FileType)> {
+    let top = rustix::fs::open(root, PLACE, Mode::empty())?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = 0;
+    let held = loop {
+        match rustix::fs::openat2(&top, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside) {
+            Err(Errno::AGAIN) if tries < TRIES => tries += 1,
+            done => break done?,
+        }
+    };
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd()))?;
+    // The root itself may be named through links.
+    if !real.starts_with(std::fs::read_link(format!("/proc/self/fd/{}", top.as_raw_fd()))?) {
+        return Err(Errno::XDEV.into());
+    }
+    Ok((real, FileType::from_raw_mode(rustix::fs::fstat(&held)?.st_mode)))
+}
+
 fn missing(found: Found) -> io::Error {
     match found {
         Found::Nothing => Errno::NOENT.into(),
@@ -237,6 +258,11 @@ mod tests {
         assert_eq!(inside.dir(b"loop/x", &mut plain).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         std::fs::write(root.join("file"), "").unwrap();
         assert_eq!(inside.dir(b"file/x", &mut plain).unwrap_err().raw_os_error(), Some(libc::ENOTDIR));
+        let real = |path: &str| real_path(&root, Path::new(path)).map(|(real, _)| real);
+        assert_eq!(real("up/a").unwrap(), root.canonicalize().unwrap().join("out/a"));
+        assert_eq!(real("file").unwrap(), root.canonicalize().unwrap().join("file"));
+        assert_eq!(real("../../..").unwrap(), root.canonicalize().unwrap());
+        assert_eq!(real("nowhere").unwrap_err().raw_os_error(), Some(libc::ENOENT));
         assert!(inside.existing(b"nowhere").is_err() && inside.existing(b"up").is_ok());
     }
 }

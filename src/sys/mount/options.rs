@@ -1,5 +1,6 @@
 //! mount(8) options: which are flags, which change propagation, and which are data for the file system.
 use super::Depth;
+use crate::sys::userns::{IdMap, ranges};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::io;
 
@@ -17,6 +18,8 @@ pub struct Options {
     pub propagation: Vec<MountPropagationFlags>,
     /// `rro`: read only with all mounts below.
     pub recursive_read_only: bool,
+    /// `uidmap=` and `gidmap=`: owners are shown as this map says.
+    pub map: Option<IdMap>,
     /// The rest, for the file system.
     pub data: Vec<String>,
 }
@@ -33,7 +36,8 @@ enum Change {
 impl Options {
     /// Takes options apart; what cannot be done is an error that names it.
     pub fn parse(options: &[String]) -> io::Result<Options> {
-        let mut parsed = Options { flags: MountFlags::empty(), bind: None, propagation: vec![], recursive_read_only: false, data: vec![] };
+        let mut parsed =
+            Options { flags: MountFlags::empty(), bind: None, propagation: vec![], recursive_read_only: false, map: None, data: vec![] };
         for option in options.iter().filter(|o| !o.is_empty()) {
             match change(option) {
                 Some(Change::Set(flag)) => parsed.flags |= flag,
@@ -42,7 +46,8 @@ impl Options {
                 Some(Change::Spread(how)) => parsed.propagation.push(how),
                 Some(Change::ReadOnlyTree) => parsed.recursive_read_only = true,
                 Some(Change::Nothing) => {}
-                None if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
+                None if option.starts_with("uidmap=") || option.starts_with("gidmap=") => parsed.add_map(option)?,
+                None if option == "loop" => {
                     return Err(io::Error::new(io::ErrorKind::Unsupported, format!("mount option \"{option}\" is not supported")));
                 }
                 // Options of this prefix are for the one who reads the mount, never for the kernel.
@@ -50,7 +55,24 @@ impl Options {
                 None => parsed.data.push(option.clone()),
             }
         }
-        Ok(parsed)
+        match &parsed.map {
+            Some(map) if map.uids.is_empty() || map.gids.is_empty() => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "mount options uidmap and gidmap go together"))
+            }
+            _ => Ok(parsed),
+        }
+    }
+    fn add_map(&mut self, option: &str) -> io::Result<()> {
+        let (key, text) = option.split_once('=').unwrap_or((option, ""));
+        let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("mount option \"{option}\" is not of the form 0:100000:65536"));
+        let read = ranges(text).ok_or_else(bad)?;
+        let map = self.map.get_or_insert_default();
+        if key == "uidmap" {
+            map.uids = read
+        } else {
+            map.gids = read
+        }
+        Ok(())
     }
     /// Whether it binds a path instead of mounting a file system.
     pub fn is_bind(&self) -> bool {
@@ -152,5 +174,8 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_named() {
         assert!(parse(&["loop"]).unwrap_err().to_string().contains("\"loop\""));
+        assert!(parse(&["uidmap=0:1"]).unwrap_err().to_string().contains("\"uidmap=0:1\""));
+        assert!(parse(&["uidmap=0:1:2"]).unwrap_err().to_string().contains("go together"));
+        assert_eq!(parse(&["uidmap=0:1:2", "gidmap=0:3:4"]).unwrap().map.unwrap().gids[0].outside, 3);
     }
 }

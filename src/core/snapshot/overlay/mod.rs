@@ -5,7 +5,7 @@ mod inherit;
 mod probe;
 
 use super::base::{Base, New, Removal, Stored, measure};
-use super::{Info, Kind, Labels, Snapshotter, Usage};
+use super::{GID_LABEL, Info, Kind, Labels, Snapshotter, UID_LABEL, Usage};
 use crate::core::metadata::Db;
 use crate::error::{Context, Error, Result};
 use crate::sys::fs::make_dir;
@@ -13,14 +13,11 @@ use crate::sys::mount::Mount;
 use crate::thread::Pool;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const NAME: &str = "overlayfs";
 /// Label that tells a snapshot's own directory, if configured.
 const UPPER_LABEL: &str = "containerd.io/snapshot/overlay.upperdir";
-/// Labels that map the owners of a snapshot for a user namespace, as `container:host:size,…`.
-const UID_LABEL: &str = "containerd.io/snapshot/uidmapping";
-const GID_LABEL: &str = "containerd.io/snapshot/gidmapping";
 
 /// The `overlayfs` section of the configuration.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
@@ -42,6 +39,8 @@ pub struct Overlay {
     upperdir_label: bool,
     options: Vec<String>,
     userxattr: bool,
+    /// Whether lower directories can be id-mapped: tried when it is first asked.
+    maps_owners: OnceLock<bool>,
 }
 
 impl Overlay {
@@ -57,7 +56,7 @@ impl Overlay {
         let mut options = config.mount_options;
         probe::complete(base.shelf(), &mut options)?;
         let userxattr = options.iter().any(|o| o == "userxattr");
-        Ok(Overlay { base, upperdir_label: config.upperdir_label, options, userxattr })
+        Ok(Overlay { base, upperdir_label: config.upperdir_label, options, userxattr, maps_owners: OnceLock::new() })
     }
 
     fn upper(&self, id: u64) -> PathBuf {
@@ -93,6 +92,10 @@ impl Overlay {
             _ => None,
         };
         if let Some((id, mode)) = alone {
+            // Its own directory has the mapped owners on disk.
+            if id == stored.id {
+                options.clear();
+            }
             options.extend([mode.to_string(), "rbind".to_string()]);
             return vec![Mount { kind: "bind".into(), source: path(id), target: None, options }];
         }
@@ -193,6 +196,15 @@ impl Snapshotter for Overlay {
     }
     fn userxattr(&self) -> bool {
         self.userxattr
+    }
+    fn maps_owners(&self) -> bool {
+        *self.maps_owners.get_or_init(|| match probe::maps_owners(self.base.shelf(), &self.options) {
+            Ok(()) => true,
+            Err(e) => {
+                log::info!("snapshots {NAME}: owners cannot be mapped here, files will be copied for user namespaces: {}", e.chain());
+                false
+            }
+        })
     }
     fn remove(&self, key: &str) -> Result<()> {
         self.base.remove(key)

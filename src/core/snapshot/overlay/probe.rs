@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// Name of the directory to try in; it looks like rubbish to a cleanup.
 const DIR: &str = "probe";
+/// The same for a trial with mapped owners, which is made while the daemon works.
+const MAPPED_DIR: &str = "probe-idmap";
 
 /// Adds the options that overlayfs needs on this system to the configured ones, and tries them on the file system of `shelf`.
 pub(super) fn complete(shelf: &Path, options: &mut Vec<String>) -> Result<()> {
@@ -41,12 +43,22 @@ pub(super) fn complete(shelf: &Path, options: &mut Vec<String>) -> Result<()> {
     })
 }
 
+/// Tries an overlay on id-mapped layers.
+pub(super) fn maps_owners(shelf: &Path, options: &[String]) -> Result<()> {
+    const MAP: [&str; 2] = ["uidmap=0:100000:65536", "gidmap=0:100000:65536"];
+    let options: Vec<String> = MAP.into_iter().map(String::from).chain(options.iter().cloned()).collect();
+    attempt_in(&shelf.join(MAPPED_DIR), &options)
+}
+
 fn attempt(shelf: &Path, options: &[String]) -> Result<()> {
-    let dir = shelf.join(DIR);
+    attempt_in(&shelf.join(DIR), options)
+}
+
+fn attempt_in(dir: &Path, options: &[String]) -> Result<()> {
     // A daemon that was killed at this very point left its mount.
-    clear(&dir).during(|| format!("clear {}", dir.display()))?;
-    let tried = try_mount(&dir, options);
-    let cleared = clear(&dir).during(|| format!("clear {}", dir.display()));
+    clear(dir).during(|| format!("clear {}", dir.display()))?;
+    let tried = try_mount(dir, options);
+    let cleared = clear(dir).during(|| format!("clear {}", dir.display()));
     tried.during(|| "try an overlay mount")?;
     cleared
 }

@@ -1,10 +1,12 @@
 //! Overlay snapshots: the suite, mounts, and layers committed onto a parent.
 use super::*;
 use crate::core::diff::{Applied, Apply, Limits, Whiteouts, apply};
+use crate::core::snapshot::mapping_labels;
 use crate::core::snapshot::suite::{self, Bench};
 use crate::error::Kind as ErrorKind;
 use crate::sys::fs::Scratch;
-use crate::sys::mount::mount;
+use crate::sys::mount::{UnmountFlags, mount, unmount_all};
+use crate::sys::userns::{IdMap, IdRange};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -175,12 +177,34 @@ fn labels_tell_the_directory_and_give_the_root_away() {
     let b = Bench::new("label", &|root, db| Box::new(Overlay::open(root, db, config.clone()).unwrap()));
     let labels = Labels::from([(UID_LABEL.into(), "0:100000:65536".into()), (GID_LABEL.into(), "5:1:1,0:200000:65536".into())]);
     let mounts = b.s.prepare("a", None, &labels).unwrap();
-    assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=5:1:1,0:200000:65536"]);
+    assert_eq!(mounts[0].options, ["rw", "rbind"], "its own directory has the owners on disk");
     let upper = b.s.upper_dir("a").unwrap();
     assert_eq!(b.s.stat("a").unwrap().labels[UPPER_LABEL], upper.display().to_string());
     let owner = fs::metadata(upper).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (100_000, 200_000));
+    b.layer("one", None, |_| {});
+    let mounts = b.s.prepare("on", Some("one"), &labels).unwrap();
+    assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=5:1:1,0:200000:65536"]);
+    b.s.remove("on").unwrap();
+    b.s.remove("one").unwrap();
     let bad = Labels::from([(UID_LABEL.into(), "x".into())]);
     assert_eq!(b.s.prepare("b", None, &bad).unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(b.dirs().len(), 1);
+}
+
+#[test]
+fn layers_show_the_owners_of_a_user_namespace() {
+    let b = Bench::new("mapped", &open);
+    assert!(b.s.maps_owners());
+    b.layer("one", None, |at| fs::write(at.join("file"), "").unwrap());
+    let at = b.scratch.dir("at");
+    let ranges = |outside| vec![IdRange { inside: 0, outside, count: 65_536 }];
+    let labels = mapping_labels(&IdMap { uids: ranges(100_000), gids: ranges(200_000) });
+    let mounts = [b.s.prepare("a", Some("one"), &labels).unwrap(), b.s.view("v", Some("one"), &labels).unwrap()];
+    for mounts in mounts {
+        mount(&mounts[0], &at).unwrap();
+        let of = fs::metadata(at.join("file")).unwrap();
+        assert_eq!((of.uid(), of.gid()), (100_000, 200_000));
+        unmount_all(&at, UnmountFlags::empty()).unwrap();
+    }
 }
