@@ -23,6 +23,7 @@ mod sandbox_image;
 pub mod spec;
 pub mod store;
 pub mod streaming;
+mod unpacked;
 mod v1alpha2;
 
 pub use open::{Node, open};

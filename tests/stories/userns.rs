@@ -27,7 +27,8 @@ fn pod_config(d: &Daemon, name: &str, options: NamespaceOption) -> PodSandboxCon
 fn config(pod: &PodSandboxConfig, name: &str, image: &str) -> ContainerConfig {
     let mut config = container_config(name, image, &["sleep", "1000"]);
     let options = pod.linux.security_context.namespace_options.clone();
-    config.linux.mut_or_insert_default().security_context = some(LinuxContainerSecurityContext { namespace_options: options, ..Default::default() });
+    config.linux.mut_or_insert_default().security_context =
+        some(LinuxContainerSecurityContext { namespace_options: options, ..Default::default() });
     config
 }
 
@@ -61,7 +62,11 @@ fn root_in_the_pod_is_nobody_outside() {
         assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"], "{handler}");
         assert_eq!(main.says("hostname"), "mapped");
         let owners = "stat -c %u:%g / /etc/passwd /etc/owned /etc/hosts /dev/shm /volume /data";
-        assert_eq!(main.says(owners).split('\n').collect::<Vec<_>>(), ["0:0", "0:0", "1000:1000", "0:0", "0:0", "0:0", "1000:1000"], "{handler}");
+        assert_eq!(
+            main.says(owners).split('\n').collect::<Vec<_>>(),
+            ["0:0", "0:0", "1000:1000", "0:0", "0:0", "0:0", "1000:1000"],
+            "{handler}"
+        );
         main.says("echo x > /etc/new && rm /etc/passwd && echo 127.0.0.9 x >> /etc/hosts && echo x > /dev/shm/x && echo x > /data/x");
         main.says(&format!("echo {handler} > /volume/{handler}"));
         let file = std::fs::metadata(volume.join(handler)).unwrap();

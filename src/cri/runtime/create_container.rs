@@ -103,6 +103,7 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     };
     let key = scoped(NAMESPACE, &wish.id);
     let snapshotter = cri.snapshotter_for(&pod.record.handler);
+    cri.unpack(call, &image, &snapshotter)?;
     cri.intend_container(&wish.id, &record, &pod, (&snapshotter, &key))?;
     let parts = Parts { config: &wish.config, pod: &pod, image: &image, images: &images };
     let built = prepare(cri, &wish.id, &parts, (&snapshotter, &key))?;
