@@ -1,4 +1,5 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
 mod config;
@@ -16,3 +17,4 @@ mod pull;
 mod retry;
 mod sandbox_image;
 mod shim;
+mod stress;
