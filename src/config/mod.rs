@@ -30,9 +30,12 @@ pub const PATH: &str = "/etc/cradled/config.toml";
 /// The newest version of the format.
 const NEWEST: i64 = 4;
 
-const CRI: &str = "io.containerd.grpc.v1.cri";
-const IMAGES: &str = "io.containerd.cri.v1.images";
-const RUNTIME: &str = "io.containerd.cri.v1.runtime";
+/// The CRI server's section.
+pub const CRI: &str = "io.containerd.grpc.v1.cri";
+/// CRI's section about images.
+pub const IMAGES: &str = "io.containerd.cri.v1.images";
+/// CRI's section about pods and containers.
+pub const RUNTIME: &str = "io.containerd.cri.v1.runtime";
 const RUNC: &str = "io.containerd.runc.v2";
 const GRPC: &str = "io.containerd.server.v1.grpc";
 const GRPC_TCP: &str = "io.containerd.server.v1.grpc-tcp";

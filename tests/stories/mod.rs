@@ -2,8 +2,10 @@
 mod apparmor;
 mod bad_input;
 mod cgroup2;
+mod cni;
 mod config;
 mod crash;
+mod events;
 mod exec;
 mod go;
 mod images;
@@ -17,4 +19,5 @@ mod pull;
 mod retry;
 mod sandbox_image;
 mod shim;
+mod stats;
 mod stress;

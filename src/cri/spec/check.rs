@@ -80,7 +80,7 @@ fn check_context(context: &cri::LinuxContainerSecurityContext, sandbox: &cri::Po
         return Err(Error::invalid("linux.security_context.privileged: no privileged container allowed in sandbox"));
     }
     let options = context.namespace_options.get_or_default();
-    namespaces::modes(options)?;
+    namespaces::modes(options)?.inside(namespaces::modes(pod.namespace_options.get_or_default())?)?;
     let map = namespaces::id_map(options)?;
     if map != namespaces::id_map(pod.namespace_options.get_or_default())? {
         return Err(Error::invalid(
@@ -209,7 +209,9 @@ mod tests {
             ("mounts[0].container_path", |c| c.mounts.push(Default::default())),
             ("devices[0].host_path", |c| c.devices.push(Default::default())),
             ("log_path", |c| c.log_path = "../x".into()),
-            ("stdin_once", |c| c.stdin_once = true),
+            ("linux.security_context.namespace_options.ipc", |c| {
+                context(c).namespace_options.mut_or_insert_default().ipc = NamespaceMode::NODE.into()
+            }),
             ("stop_signal", |c| c.stop_signal = EnumOrUnknown::from_i32(1000)),
             ("linux.security_context.privileged", |c| context(c).privileged = true),
             ("linux.security_context.run_as_group", |c| context(c).run_as_group = MessageField::some(Default::default())),

@@ -90,11 +90,12 @@ struct Facts<'a> {
 pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     let context = input.config.linux.get_or_default().security_context.get_or_default();
     let namespace_options = context.namespace_options.get_or_default();
+    let pod_options = input.sandbox.linux.get_or_default().security_context.get_or_default().namespace_options.get_or_default();
     let facts = Facts {
         input,
         context,
         image: ImageProcess::from(input.image),
-        modes: namespaces::modes(namespace_options)?,
+        modes: namespaces::modes(namespace_options)?.inside(namespaces::modes(pod_options)?)?,
         map: namespaces::id_map(namespace_options)?,
         // On v1 the runtimes' cgroup namespaces hide paths that tools expect; a privileged container sees the node's.
         own_cgroup: input.host.cgroup == CgroupMode::Unified && !context.privileged,
@@ -126,11 +127,6 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     built.spec.annotations.extend(annotations::standard(input.sandbox_id, input.sandbox, &subject));
     built.spec.set_lowest_version();
     Ok(built)
-}
-
-fn pod_network(input: &ContainerInput<'_>) -> NamespaceMode {
-    let pod = input.sandbox.linux.get_or_default().security_context.get_or_default();
-    pod.namespace_options.get_or_default().network.enum_value_or_default()
 }
 
 fn labels(input: &ContainerInput<'_>, context: &cri::LinuxContainerSecurityContext) -> security::Labels {
@@ -168,7 +164,7 @@ fn set_process(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     process.args = process::args(&config.command, &config.args, &facts.image)?;
     process::check_env(&config.envs)?;
     // On the node's network a pod has the node's name.
-    let own_name = !input.sandbox.hostname.is_empty() && pod_network(input) != NamespaceMode::NODE;
+    let own_name = !input.sandbox.hostname.is_empty() && facts.modes.network != NamespaceMode::NODE;
     let hostname = if own_name { &input.sandbox.hostname } else { &input.host.hostname };
     process.env = process::env(&process.env, config.tty, hostname, &facts.image, &config.envs)?;
     process.cwd = process::cwd(&config.working_dir, &facts.image);
@@ -246,7 +242,7 @@ fn set_security(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
 fn set_mounts(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     let (input, context) = (facts.input, facts.context);
     let mut defaults = std::mem::take(&mut built.spec.mounts);
-    if facts.map.is_some() && pod_network(input) == NamespaceMode::NODE {
+    if facts.map.is_some() && facts.modes.network == NamespaceMode::NODE {
         defaults.retain(|m| m.destination != "/sys");
         defaults.push(mounts::bound_sys());
     }

@@ -122,7 +122,9 @@ fn plain_container_is_containerds() {
     assert_eq!(spec["linux"]["resources"]["devices"], serde_json::json!([{"allow": false, "access": "rwm"}]));
     assert_eq!(spec["annotations"]["io.kubernetes.cri.image-name"], "docker.io/library/i:latest");
     assert_eq!(spec["annotations"]["io.kubernetes.cri.container-type"], "container");
-    assert!(spec["linux"].get("seccomp").is_none() && spec["linux"].get("maskedPaths").is_none());
+    assert!(spec["linux"].get("seccomp").is_none());
+    // Without a security context the defaults stay.
+    assert!(spec["linux"]["maskedPaths"].as_array().unwrap().iter().any(|p| p == "/proc/kcore"));
     assert!(spec["process"].get("noNewPrivileges").is_none());
     assert_eq!(spec["process"]["user"]["additionalGids"], serde_json::json!([0]));
     let at: Vec<&str> = spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();

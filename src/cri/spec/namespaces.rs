@@ -16,6 +16,25 @@ pub struct Modes {
     pub ipc: NamespaceMode,
 }
 
+impl Modes {
+    /// The modes of a container of a pod: network and IPC are always the pod's, and so are processes unless the container wants
+    /// its own or another container's. What the pod keeps from the node is no container's to take back.
+    pub fn inside(self, pod: Modes) -> Result<Modes> {
+        for (own, pods, field) in [(self.network, pod.network, "network"), (self.pid, pod.pid, "pid"), (self.ipc, pod.ipc, "ipc")] {
+            if own == NamespaceMode::NODE && pods != NamespaceMode::NODE {
+                return Err(Error::invalid(format!(
+                    "linux.security_context.namespace_options.{field}: the pod is not in the node's namespace, so the container cannot be"
+                )));
+            }
+        }
+        let pid = match self.pid {
+            NamespaceMode::POD if pod.pid == NamespaceMode::NODE => NamespaceMode::NODE,
+            own => own,
+        };
+        Ok(Modes { network: pod.network, ipc: pod.ipc, pid })
+    }
+}
+
 /// The id map of a user namespace of the pod's own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdMap {
@@ -190,6 +209,15 @@ mod tests {
         assert_eq!(pid(NamespaceMode::NODE, None), "ipc=/proc/7/ns/ipc");
         assert!(of_container(Modes { pid: NamespaceMode::TARGET, ..POD }, &joined(None), None).is_err());
         assert_eq!(names(&of_container(NODE, &joined(None), None).unwrap()), ["mount", "cgroup"]);
+    }
+
+    #[test]
+    fn the_pod_decides_what_its_containers_share() {
+        assert_eq!(POD.inside(NODE).unwrap(), NODE);
+        assert_eq!(POD.inside(POD).unwrap(), POD);
+        let own = Modes { pid: NamespaceMode::CONTAINER, ..POD };
+        assert_eq!(own.inside(NODE).unwrap(), Modes { pid: NamespaceMode::CONTAINER, ..NODE });
+        assert!(NODE.inside(POD).unwrap_err().chain().contains("namespace_options.network"));
     }
 
     #[test]

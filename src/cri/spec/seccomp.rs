@@ -216,7 +216,7 @@ mod tests {
     fn profile_without_a_default_action_is_refused() {
         let path = std::env::temp_dir().join(format!("cradle-spec-seccomp-{}", std::process::id()));
         std::fs::write(&path, r#"{"syscalls":[]}"#).unwrap();
-        assert_eq!(load(&path).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(load(&path).unwrap_err().kind(), Kind::FailedPrecondition);
         std::fs::write(
             &path,
             r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod"],"action":"SCMP_ACT_ERRNO","args":null}]}"#,
