@@ -1,4 +1,5 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
 mod cni;
@@ -21,3 +22,4 @@ mod sandbox_image;
 mod shim;
 mod stats;
 mod userns;
+mod stress;
