@@ -117,7 +117,7 @@ impl Cri {
     /// The spec of a pod's own process.
     pub fn sandbox_spec(&self, id: &str, record: &Record) -> Result<Spec> {
         let dir = self.dirs.sandbox(id);
-        spec::sandbox(&spec::SandboxInput {
+        let (spec, actions) = spec::sandbox(&spec::SandboxInput {
             id,
             config: &record.config,
             pins: &record.pins,
@@ -125,7 +125,9 @@ impl Cri {
             resolv_conf: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
-        })
+        })?;
+        spec::perform(&actions)?;
+        Ok(spec)
     }
     /// The spec of a container, made with a look at its root filesystem.
     pub fn container_spec(&self, id: &str, parts: &Parts<'_>, rootfs: &Path) -> Result<spec::Built> {

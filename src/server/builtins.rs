@@ -227,11 +227,14 @@ fn cri_service(cx: &mut Context<'_>) -> Result<()> {
         snapshotters: cx.all(Kind::Snapshotter)?,
     };
     let oci = cx.require::<OciRuntime>(Kind::Runtime)?;
+    let mut loops = cx.all_threads();
+    loops.push((RUNTIME.uri(), Arc::downgrade(ports.tasks.threads())));
     let node = cri::Node {
         dirs: Dirs { root, state },
         oci_runtime: oci.0.as_deref().map(Path::display).map(|d| d.to_string()).unwrap_or_default(),
         cni_limit: cx.config().timeout("io.cradled.timeout.cni.plugin").unwrap_or(Duration::from_secs(60)),
         threads: cx.threads().clone(),
+        loops,
     };
     let bus = cx.require::<Bus>(Kind::Event)?;
     let opened = cri::open(cx.config(), node, ports, &bus)?;

@@ -137,9 +137,13 @@ impl Collector {
             }
             let _ = self.asked.try_recv();
             rest = Duration::ZERO;
-            if let Err(e) = self.run() {
-                error!("gc: failed, the next run tries again: {}", e.chain());
-                rest = REST;
+            match self.run() {
+                Ok(_) => stop.went_well(),
+                Err(e) => {
+                    error!("gc: failed, the next run tries again: {}", e.chain());
+                    stop.went_wrong(&e);
+                    rest = REST;
+                }
             }
         }
     }

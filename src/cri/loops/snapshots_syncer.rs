@@ -3,6 +3,7 @@
 use crate::core::snapshot::{Info, Kind, Snapshotter, Usage, scoped};
 use crate::cri::store::container::Container;
 use crate::cri::{Cri, NAMESPACE, now};
+use crate::error::{Context, Result};
 use crate::thread::{Stop, read, write};
 use log::{debug, warn};
 use std::collections::{BTreeMap, HashMap};
@@ -57,14 +58,15 @@ impl Sizes {
         }
         (sum, at)
     }
-    /// Measures once.
-    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) {
+    /// Measures once; a snapshotter that cannot be asked is left out, and is the error.
+    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) -> Result<()> {
+        let mut failed = Ok(());
         for (name, snapshotter) in snapshotters {
             // Listed first, measured then: a walk over a large tree holds nobody up.
             let list = match snapshotter.list() {
                 Ok(list) => list,
                 Err(e) => {
-                    warn!("snapshotter {name}: sizes not collected: {}", e.chain());
+                    failed = Err(e).during(|| format!("snapshotter {name}: sizes not collected"));
                     continue;
                 }
             };
@@ -76,6 +78,7 @@ impl Sizes {
             }
             write(&self.by_name).insert(name.clone(), fresh);
         }
+        failed
     }
     fn measure(&self, name: &str, snapshotter: &dyn Snapshotter, info: &Info) -> Option<Size> {
         let known = read(&self.by_name).get(name).and_then(|sizes| sizes.get(&info.name)).copied();
@@ -117,7 +120,13 @@ pub fn run(sizes: &Sizes, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>,
     let mut pause = period;
     loop {
         let begun = Instant::now();
-        sizes.collect(snapshotters);
+        match sizes.collect(snapshotters) {
+            Ok(()) => stop.went_well(),
+            Err(e) => {
+                warn!("{}", e.chain());
+                stop.went_wrong(&e);
+            }
+        }
         pause = smoothed(pause, period.saturating_sub(begun.elapsed())).max(period / 2);
         if stop.sleep(pause) {
             return;
