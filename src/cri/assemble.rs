@@ -164,6 +164,11 @@ impl Cri {
             .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
     }
+    /// The OOM score that a container of a handler can be given.
+    pub fn oom_score(&self, handler: &str, asked: i64) -> Result<i32> {
+        let asked = i32::try_from(asked).map_err(|_| Error::invalid(format!("linux.oom_score_adj: {asked} is not in -1000..=1000")))?;
+        Ok(spec::oom_score_adj(asked, &self.host, &self.options(handler)?).0)
+    }
     fn options(&self, handler: &str) -> Result<spec::Options<'_>> {
         let kernel = self.handler_features(handler);
         Ok(spec::Options {

@@ -1,6 +1,8 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod about;
 mod assemble;
+mod checkpoint;
+mod criu;
 mod batches;
 pub mod changes;
 pub mod dirs;
@@ -13,6 +15,7 @@ pub mod metrics;
 pub mod networks;
 mod open;
 pub mod pod_files;
+mod pod_limits;
 mod prepared;
 mod rates;
 mod records;
@@ -23,6 +26,7 @@ mod sandbox_image;
 pub mod spec;
 pub mod store;
 pub mod streaming;
+mod told;
 mod v1alpha2;
 
 pub use open::{Node, open};

@@ -6,10 +6,12 @@ mod applier;
 mod archive;
 mod decompress;
 mod pax;
+mod upper;
 #[cfg(test)]
 mod tests;
 
 pub use decompress::{Compression, decompress};
+pub use upper::write_layer;
 
 use crate::core::content::{Algorithm, Digest, Hasher};
 use crate::error::{Context, Error, Kind, Result};

@@ -5,6 +5,7 @@ use crate::core::snapshot::Labels;
 use crate::cri::store::image::{MANAGED, PINNED};
 use crate::cri::{Cri, NAMESPACE};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::proto::cri::{PullImageRequest, PullImageResponse};
 use crate::remote::auth::{AuthFields, Login};
 use crate::remote::pull::Request;
@@ -41,6 +42,7 @@ pub fn pull_image(cri: &Cri, call: &Call, req: PullImageRequest) -> Result<PullI
             platform: Platform::host(),
         },
     )?;
+    failpoint::reach("pull-before-names");
     let image_ref = name_all(cri, &reference, &pulled, &labels)?;
     info!("image {reference} pulled: {image_ref}, {} ms", begun.elapsed().as_millis());
     Ok(PullImageResponse { image_ref, ..PullImageResponse::default() })

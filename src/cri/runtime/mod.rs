@@ -1,5 +1,6 @@
 //! RuntimeService: a file a call, named as the call; steps that several calls share stand in files named after the step.
 mod attach;
+pub mod checkpoint_container;
 mod container_stats;
 mod container_status;
 mod create_container;
@@ -32,12 +33,15 @@ mod stream_pod_sandbox_metrics;
 mod stream_pod_sandbox_stats;
 mod stream_pod_sandboxes;
 pub mod teardown;
+mod resources;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod usage;
 mod version;
 
 pub use attach::attach;
+pub use checkpoint_container::checkpoint_container;
 pub use container_stats::container_stats;
 pub use container_status::container_status;
 pub use create_container::create_container;
@@ -68,5 +72,6 @@ pub use stream_pod_sandbox_metrics::stream_pod_sandbox_metrics;
 pub use stream_pod_sandbox_stats::stream_pod_sandbox_stats;
 pub use stream_pod_sandboxes::stream_pod_sandboxes;
 pub use update_container_resources::update_container_resources;
+pub use update_pod_sandbox_resources::update_pod_sandbox_resources;
 pub use update_runtime_config::update_runtime_config;
 pub use version::version;

@@ -1,10 +1,22 @@
-//! UpdateContainerResources: new limits for a container, running or not yet. If the cgroup refuses, nothing has changed.
+//! UpdateContainerResources: new limits for a container: on its cgroup and its processes if it runs, and in its spec in any case.
+//! After an error nothing has changed: what a runtime refuses half-way is brought back.
+use super::resources::merged;
 use crate::call::Call;
+use crate::core::runtime::Task;
 use crate::cri::store::container::{Container, State};
 use crate::cri::{Cri, NAMESPACE, spec};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
+use crate::sys::procfs;
+use log::warn;
 use protobuf::MessageField;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For bringing the old limits back.
+const UNDO_LIMIT: Duration = Duration::from_secs(20);
 
 /// UpdateContainerResources.
 pub fn update_container_resources(
@@ -13,52 +25,111 @@ pub fn update_container_resources(
     req: UpdateContainerResourcesRequest,
 ) -> Result<UpdateContainerResourcesResponse> {
     let container = cri.containers.by_id.get(&req.container_id)?;
+    let Some(asked) = req.linux.as_ref() else { return Err(Error::invalid("linux is missing: name the resources to set")) };
+    if req.windows.is_some() {
+        return Err(Error::invalid("windows: this is a Linux node"));
+    }
     let _turn = container.turns.take(call, &format!("container {}", container.id))?;
     let container = cri.containers.by_id.get(&container.id)?;
-    let Some(asked) = req.linux.as_ref() else { return Err(Error::invalid("linux is missing: name the resources to set")) };
     if let State::Unknown { why } = &container.state {
         return Err(Error::precondition(format!("container \"{}\" cannot be updated: {why}", container.id)));
     }
     let mut stored = cri.ports.containers.get(NAMESPACE, &container.id)?;
-    let current =
-        serde_json::from_value(stored.spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
-    let updated = spec::update_resources(&current, asked, &cri.host)?;
-    stored.spec["linux"]["resources"] = serde_json::to_value(&updated).during(|| "encode resources")?;
-    if matches!(container.state, State::Running { .. }) {
-        let encoded = serde_json::to_vec(&updated).during(|| "encode resources")?;
-        cri.ports.tasks.get(NAMESPACE, &container.id)?.update(call, encoded)?;
-    }
+    let before = Limits::of(&stored.spec)?;
+    let resources = spec::update_resources(&before.resources, asked, &cri.host)?;
+    let handler = &cri.sandboxes.by_id.get(&container.record.sandbox_id)?.record.handler;
+    let score = if asked.oom_score_adj == 0 { before.score } else { Some(cri.oom_score(handler, asked.oom_score_adj)?) };
+    let after = Limits { resources, score };
+    after.put(&mut stored.spec)?;
     let mut record = container.record.clone();
-    let merged = merge(&container, asked);
-    record.config.linux.mut_or_insert_default().resources = MessageField::some(merged);
-    cri.save_container_with_spec(&container.id, &record, stored.spec)?;
+    let linux = record.config.linux.mut_or_insert_default();
+    linux.resources = MessageField::some(merged(linux.resources.get_or_default(), asked));
+    let task = match container.state {
+        State::Running { .. } => Some(cri.ports.tasks.get(NAMESPACE, &container.id)?),
+        _ => None,
+    };
+    let done = task.as_ref().map_or(Ok(()), |task| after.apply(call, task, &before, req.annotations));
+    let saved = done.and_then(|()| cri.save_container_with_spec(&container.id, &record, stored.spec));
+    if let Err(e) = saved {
+        return Err(match &task {
+            Some(task) => before.bring_back(task, &after, e),
+            None => e,
+        });
+    }
     cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.clone() })?;
     Ok(UpdateContainerResourcesResponse::default())
 }
 
-/// What status shows afterwards: a zero in the request means "as it was".
-fn merge(container: &Container, asked: &crate::proto::cri::LinuxContainerResources) -> crate::proto::cri::LinuxContainerResources {
-    let mut merged = container.record.config.linux.get_or_default().resources.get_or_default().clone();
-    let set = |to: &mut i64, from: i64| {
-        if from != 0 {
-            *to = from;
+/// What an update can change.
+struct Limits {
+    resources: spec::Resources,
+    score: Option<i32>,
+}
+
+impl Limits {
+    fn of(spec: &Value) -> Result<Limits> {
+        let resources =
+            serde_json::from_value(spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
+        Ok(Limits { resources, score: spec["process"]["oomScoreAdj"].as_i64().and_then(|score| i32::try_from(score).ok()) })
+    }
+    fn put(&self, spec: &mut Value) -> Result<()> {
+        spec["linux"]["resources"] = serde_json::to_value(&self.resources).during(|| "encode resources")?;
+        if let Some(score) = self.score {
+            spec["process"]["oomScoreAdj"] = score.into();
         }
-    };
-    set(&mut merged.cpu_period, asked.cpu_period);
-    set(&mut merged.cpu_quota, asked.cpu_quota);
-    set(&mut merged.cpu_shares, asked.cpu_shares);
-    set(&mut merged.memory_limit_in_bytes, asked.memory_limit_in_bytes);
-    set(&mut merged.memory_swap_limit_in_bytes, asked.memory_swap_limit_in_bytes);
-    set(&mut merged.oom_score_adj, asked.oom_score_adj);
-    if !asked.cpuset_cpus.is_empty() {
-        merged.cpuset_cpus = asked.cpuset_cpus.clone();
+        Ok(())
     }
-    if !asked.cpuset_mems.is_empty() {
-        merged.cpuset_mems = asked.cpuset_mems.clone();
+    fn apply(&self, call: &Call, task: &Arc<Task>, before: &Limits, annotations: HashMap<String, String>) -> Result<()> {
+        task.update(call, serde_json::to_vec(&self.resources).during(|| "encode resources")?, annotations)?;
+        let Some(score) = self.score.filter(|_| self.score != before.score) else { return Ok(()) };
+        for pid in task.pids(call)? {
+            procfs::set_oom_score(pid, score).during(|| format!("linux.oom_score_adj: set {score} on process {pid}"))?;
+        }
+        Ok(())
     }
-    if !asked.hugepage_limits.is_empty() {
-        merged.hugepage_limits = asked.hugepage_limits.clone();
+    /// After `error`, which stays the answer.
+    fn bring_back(&self, task: &Arc<Task>, tried: &Limits, error: Error) -> Error {
+        let call = Call::background(NAMESPACE).within(UNDO_LIMIT);
+        let back = Limits { resources: without_limit(&self.resources, &tried.resources), score: self.score };
+        match back.apply(&call, task, tried, HashMap::new()) {
+            Ok(()) => error,
+            Err(also) => {
+                warn!("container {}: its old limits are not back: {}", task.id(), also.chain());
+                error.and_also(also)
+            }
+        }
     }
-    merged.unified.extend(asked.unified.clone());
-    merged
+}
+
+/// `before`, with "no limit" said for what `tried` has set and `before` had not: a runtime takes silence for "as it is".
+fn without_limit(before: &spec::Resources, tried: &spec::Resources) -> spec::Resources {
+    let mut back = before.clone();
+    if let Some(tried) = &tried.memory {
+        let memory = back.memory.get_or_insert_with(Default::default);
+        memory.limit = memory.limit.or(tried.limit.map(|_| -1));
+        memory.swap = memory.swap.or(tried.swap.map(|_| -1));
+    }
+    if let Some(tried) = &tried.cpu {
+        let cpu = back.cpu.get_or_insert_with(Default::default);
+        cpu.quota = cpu.quota.or(tried.quota.map(|_| -1));
+        cpu.shares = cpu.shares.or(tried.shares.map(|_| 1024));
+        cpu.period = cpu.period.or(tried.period.map(|_| 100_000));
+    }
+    back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn limits_that_were_not_there_are_taken_away_again() {
+        let of = |value: Value| serde_json::from_value::<spec::Resources>(value).unwrap();
+        let before = of(json!({"memory": {"limit": 5}, "cpu": {"shares": 2}}));
+        let tried = of(json!({"memory": {"limit": 7, "swap": 7}, "cpu": {"shares": 9, "quota": 1000, "cpus": "99"}}));
+        let back = serde_json::to_value(without_limit(&before, &tried)).unwrap();
+        assert_eq!((&back["memory"]["limit"], &back["memory"]["swap"]), (&json!(5), &json!(-1)));
+        assert_eq!((&back["cpu"]["shares"], &back["cpu"]["quota"]), (&json!(2), &json!(-1)));
+    }
 }

@@ -34,7 +34,7 @@ pub use host::{CgroupMode, Host};
 pub use oci::{Process, Resources, Spec};
 pub use options::{Features, Options};
 pub use process::exec_process;
-pub use resources::{cgroup_path, update_resources};
+pub use resources::{cgroup_path, check as check_resources, oom_score_adj, update_resources};
 pub use sandbox::{SandboxInput, sandbox};
 pub use sandbox_image::run_sandbox_image;
 
