@@ -10,8 +10,8 @@ run: build ## pull an image, run a pod of it, show its output, clean up; IMAGE= 
 	tests/namespaces.sh $(if $(IMAGE),--host-network) tests/run-pod.sh $(IMAGE)
 test: ## all tests, in namespaces of their own (as root)
 	@tests/setup.sh --tests
-	cargo test --release --no-run
-	tests/namespaces.sh cargo test --release --offline --no-fail-fast
+	cargo test --release --features failpoints --no-run
+	tests/namespaces.sh cargo test --release --features failpoints --offline --no-fail-fast
 lint: ## formatting, lints and docs, without a warning
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings

@@ -1,10 +1,10 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
 mod about;
 mod assemble;
-mod checkpoint;
-mod criu;
 mod batches;
 pub mod changes;
+mod checkpoint;
+mod criu;
 pub mod dirs;
 pub mod exec_output;
 pub mod features;

@@ -27,7 +27,8 @@ pub fn check(resources: &Resources, overhead: &Resources) -> Result<()> {
             return Err(Error::invalid(format!("{at}.oom_score_adj: {}: processes have one, a pod has none", asked.oom_score_adj)));
         }
     }
-    let only = |field: &str| Err(Error::invalid(format!("overhead.{field}: an overhead is an amount of CPU time and memory, nothing else")));
+    let only =
+        |field: &str| Err(Error::invalid(format!("overhead.{field}: an overhead is an amount of CPU time and memory, nothing else")));
     match overhead {
         o if !o.cpuset_cpus.is_empty() => only("cpuset_cpus"),
         o if !o.cpuset_mems.is_empty() => only("cpuset_mems"),
@@ -85,7 +86,9 @@ fn keep_what_is_used(group: &Cgroup, wanted: &Resources) -> Result<()> {
     let used: i64 = group.read("memory", "memory.current").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let limit = wanted.memory_limit_in_bytes;
     if limit > 0 && limit < used {
-        return Err(Error::precondition(format!("resources.memory_limit_in_bytes: {limit} is less than the {used} bytes that the pod uses now")));
+        return Err(Error::precondition(format!(
+            "resources.memory_limit_in_bytes: {limit} is less than the {used} bytes that the pod uses now"
+        )));
     }
     Ok(())
 }
@@ -144,7 +147,8 @@ fn of_v1(wanted: &Resources, group: &Cgroup) -> Vec<Setting> {
 }
 
 fn of_v2(wanted: &Resources) -> Vec<Setting> {
-    let one = |field, controller: &str, file: &str, value: String| Setting { field, controller: controller.into(), file: file.into(), value };
+    let one =
+        |field, controller: &str, file: &str, value: String| Setting { field, controller: controller.into(), file: file.into(), value };
     let bytes = |value: i64| if value < 0 { "max".to_string() } else { value.to_string() };
     let mut all = vec![];
     if wanted.cpu_shares > 0 {

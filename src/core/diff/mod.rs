@@ -6,9 +6,9 @@ mod applier;
 mod archive;
 mod decompress;
 mod pax;
-mod upper;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 pub use decompress::{Compression, decompress};
 pub use upper::write_layer;

@@ -18,8 +18,8 @@ use crate::proto::cradle_names::cradle;
 use crate::proto::runc_options::CheckpointOptions;
 use crate::proto::task_events::TaskDelete;
 use crate::proto::task_v2::{
-    CheckpointTaskRequest, CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
-    ResizePtyRequest, ResumeRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    CheckpointTaskRequest, CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
+    PidsResponse, ResizePtyRequest, ResumeRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
     UpdateTaskRequest,
 };
 use crate::proto::task_v2_names::task as method;
