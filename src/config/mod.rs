@@ -105,6 +105,8 @@ pub struct Config {
     pub native: Native,
     /// Pulls by containerd's API.
     pub transfer: Transfer,
+    /// Classes of block I/O and RDT.
+    pub tasks: Tasks,
     /// NRI.
     pub nri: Nri,
     /// CRI's server and streams.
@@ -225,6 +227,7 @@ impl Config {
             overlayfs: section(&keys, "io.containerd.snapshotter.v1.overlayfs")?,
             native: section(&keys, "io.containerd.snapshotter.v1.native")?,
             transfer: section(&keys, "io.containerd.transfer.v1.local")?,
+            tasks: section(&keys, "io.containerd.service.v1.tasks-service")?,
             nri: section(&keys, "io.containerd.nri.v1.nri")?,
             cri_server: section(&keys, CRI)?,
             cri_images: section(&keys, IMAGES)?,

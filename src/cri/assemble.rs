@@ -114,7 +114,7 @@ impl Cri {
     /// The spec of a pod's own process.
     pub fn sandbox_spec(&self, id: &str, record: &Record) -> Result<Spec> {
         let dir = self.dirs.sandbox(id);
-        spec::sandbox(&spec::SandboxInput {
+        let (spec, actions) = spec::sandbox(&spec::SandboxInput {
             id,
             config: &record.config,
             pins: &record.pins,
@@ -122,7 +122,9 @@ impl Cri {
             resolv_conf: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
-        })
+        })?;
+        spec::perform(&actions)?;
+        Ok(spec)
     }
     /// The spec of a container, made with a look at its root filesystem.
     pub fn container_spec(&self, id: &str, parts: &Parts<'_>, rootfs: &Path) -> Result<spec::Built> {
@@ -163,11 +165,6 @@ impl Cri {
             .pid()
             .ok_or_else(|| Error::precondition(format!("namespace_options.target_id: container \"{}\" does not run", target.id)))?;
         Ok(Some(pid))
-    }
-    /// The OOM score that a container of a handler can be given.
-    pub fn oom_score(&self, handler: &str, asked: i64) -> Result<i32> {
-        let asked = i32::try_from(asked).map_err(|_| Error::invalid(format!("linux.oom_score_adj: {asked} is not in -1000..=1000")))?;
-        Ok(spec::oom_score_adj(asked, &self.host, &self.options(handler)?).0)
     }
     fn options(&self, handler: &str) -> Result<spec::Options<'_>> {
         let kernel = self.handler_features(handler);

@@ -41,6 +41,8 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         super::runtime::teardown::unmount_under(&node.dirs.state.join(dir))?;
     }
     let runtime = config.cri_runtime.clone();
+    spec::check_config(&runtime)?;
+    let blockio = Some(PathBuf::from(&config.tasks.blockio_config_file)).filter(|p| !p.as_os_str().is_empty());
     let plugins = Plugins::open(Settings {
         bin_dirs: runtime.cni.bin_dirs.clone(),
         cache_dir: cni_cache(&node.dirs),
@@ -65,7 +67,7 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         sizes: Arc::default(),
         changes: super::changes::Changes::default(),
         rates,
-        host: spec::Host::probe()?,
+        host: spec::Host { blockio_config: blockio, ..spec::Host::probe()? },
         features: Default::default(),
         streaming: front.clone(),
         about,

@@ -39,15 +39,15 @@ impl<'a> Context<'a> {
     }
     /// The plugin's directory that survives a reboot, made on first use.
     pub fn root(&self) -> Result<PathBuf> {
-        self.directory(&self.config.root)
+        self.directory(&self.config.root, 0o700)
     }
-    /// The plugin's directory that does not.
+    /// The plugin's directory that does not. Root of a user namespace can pass through to what it is given there.
     pub fn state(&self) -> Result<PathBuf> {
-        self.directory(&self.config.state)
+        self.directory(&self.config.state, 0o711)
     }
-    fn directory(&self, top: &std::path::Path) -> Result<PathBuf> {
+    fn directory(&self, top: &std::path::Path, mode: u32) -> Result<PathBuf> {
         let dir = top.join(self.registration.uri());
-        let made = std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(&dir);
+        let made = std::fs::create_dir_all(top).and_then(|()| crate::sys::fs::make_dir(&dir, mode));
         made.during(|| format!("create {}", dir.display())).map(|()| dir)
     }
     /// The plugin's own threads: stopped and joined when the plugin is closed.

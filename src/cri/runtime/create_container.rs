@@ -99,6 +99,7 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
         log_path,
         stop_signal: spec::stop_signal(&wish.config, &image.config)?,
         user: (0, 0, vec![]),
+        limits: Default::default(),
         life: Life::Created,
     };
     let key = scoped(NAMESPACE, &wish.id);
@@ -107,7 +108,7 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     failpoint::reach("create-after-intend");
     let parts = Parts { config: &wish.config, pod: &pod, image: &image, images: &images };
     let built = prepare(cri, &wish.id, &parts, (&snapshotter, &key))?;
-    record.user = built.user;
+    (record.user, record.limits) = (built.user, built.limits);
     let spec = serde_json::to_value(&built.spec).during(|| format!("encode the spec of container {}", wish.id))?;
     prepared::check(&spec)?;
     failpoint::reach("create-before-commit");

@@ -1,6 +1,5 @@
 //! UpdateContainerResources: new limits for a container: on its cgroup and its processes if it runs, and in its spec in any case.
 //! After an error nothing has changed: what a runtime refuses half-way is brought back.
-use super::resources::merged;
 use crate::call::Call;
 use crate::core::runtime::Task;
 use crate::cri::store::container::{Container, State};
@@ -9,7 +8,6 @@ use crate::error::{Context, Error, Result};
 use crate::proto::cri::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 use crate::sys::procfs;
 use log::warn;
-use protobuf::MessageField;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +25,10 @@ pub fn update_container_resources(
     let container = cri.containers.by_id.get(&req.container_id)?;
     let Some(asked) = req.linux.as_ref() else { return Err(Error::invalid("linux is missing: name the resources to set")) };
     if req.windows.is_some() {
-        return Err(Error::invalid("windows: this is a Linux node"));
+        return Err(Error::invalid("windows: this node runs Linux; set the limits in linux"));
+    }
+    if cri.runtime.disable_cgroup {
+        return Err(Error::precondition("linux: containers have no cgroup here (disable_cgroup), so there is nothing to limit"));
     }
     let _turn = container.turns.take(call, &format!("container {}", container.id))?;
     let container = cri.containers.by_id.get(&container.id)?;
@@ -35,15 +36,16 @@ pub fn update_container_resources(
         return Err(Error::precondition(format!("container \"{}\" cannot be updated: {why}", container.id)));
     }
     let mut stored = cri.ports.containers.get(NAMESPACE, &container.id)?;
-    let before = Limits::of(&stored.spec)?;
-    let resources = spec::update_resources(&before.resources, asked, &cri.host)?;
-    let handler = &cri.sandboxes.by_id.get(&container.record.sandbox_id)?.record.handler;
-    let score = if asked.oom_score_adj == 0 { before.score } else { Some(cri.oom_score(handler, asked.oom_score_adj)?) };
+    let before = Limits::of(&stored.spec, &container)?;
+    let resources = spec::update_resources(&before.resources, asked, &cri.host, &cri.runtime)?;
+    let score = match i32::try_from(asked.oom_score_adj) {
+        Ok(0) | Err(_) => before.score,
+        Ok(wanted) => spec::allowed_score(wanted, &cri.host, &cri.runtime),
+    };
     let after = Limits { resources, score };
     after.put(&mut stored.spec)?;
     let mut record = container.record.clone();
-    let linux = record.config.linux.mut_or_insert_default();
-    linux.resources = MessageField::some(merged(linux.resources.get_or_default(), asked));
+    record.limits = spec::in_force(Some(&after.resources), score);
     let task = match container.state {
         State::Running { .. } => Some(cri.ports.tasks.get(NAMESPACE, &container.id)?),
         _ => None,
@@ -63,29 +65,28 @@ pub fn update_container_resources(
 /// What an update can change.
 struct Limits {
     resources: spec::Resources,
-    score: Option<i32>,
+    score: i32,
 }
 
 impl Limits {
-    fn of(spec: &Value) -> Result<Limits> {
+    fn of(spec: &Value, container: &Container) -> Result<Limits> {
         let resources =
             serde_json::from_value(spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
-        Ok(Limits { resources, score: spec["process"]["oomScoreAdj"].as_i64().and_then(|score| i32::try_from(score).ok()) })
+        Ok(Limits { resources, score: i32::try_from(container.record.limits.oom_score_adj).unwrap_or_default() })
     }
     fn put(&self, spec: &mut Value) -> Result<()> {
         spec["linux"]["resources"] = serde_json::to_value(&self.resources).during(|| "encode resources")?;
-        if let Some(score) = self.score {
-            spec["process"]["oomScoreAdj"] = score.into();
-        }
+        spec["process"]["oomScoreAdj"] = self.score.into();
         Ok(())
     }
     fn apply(&self, call: &Call, task: &Arc<Task>, before: &Limits, annotations: HashMap<String, String>) -> Result<()> {
         task.update(call, serde_json::to_vec(&self.resources).during(|| "encode resources")?, annotations)?;
-        let Some(score) = self.score.filter(|_| self.score != before.score) else { return Ok(()) };
-        for pid in task.pids(call)? {
-            procfs::set_oom_score(pid, score).during(|| format!("linux.oom_score_adj: set {score} on process {pid}"))?;
+        if self.score == before.score {
+            return Ok(());
         }
-        Ok(())
+        // It is a process's own and no cgroup's, so each process gets it.
+        let set = |pid| procfs::set_oom_score(pid, self.score).during(|| format!("linux.oom_score_adj: set {} on {pid}", self.score));
+        task.pids(call)?.into_iter().try_for_each(set)
     }
     /// After `error`, which stays the answer.
     fn bring_back(&self, task: &Arc<Task>, tried: &Limits, error: Error) -> Error {
