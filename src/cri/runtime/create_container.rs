@@ -12,6 +12,7 @@ use crate::cri::store::creations::{Begun, Creation};
 use crate::cri::store::sandbox::{self, Sandbox, id_map};
 use crate::cri::{Cri, NAMESPACE, dirs, image_volumes, new_id, now, prepared, spec};
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, PodSandboxConfig, PodSandboxMetadata};
 use crate::sys::fs;
 use crate::sys::userns::IdMap;
@@ -120,11 +121,13 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     let snapshotter = cri.snapshotter_for(&pod.record.handler);
     cri.unpack(call, &image, &snapshotter)?;
     cri.intend_container(&wish.id, &record, &pod, (&snapshotter, &key))?;
+    failpoint::reach("create-after-intend");
     let parts = Parts { config: &wish.config, pod: &pod, image: &image, images: &images };
     let built = prepare(cri, &wish.id, &parts, (&snapshotter, &key))?;
     (record.user, record.limits) = (built.user, built.limits);
     let spec = serde_json::to_value(&built.spec).during(|| format!("encode the spec of container {}", wish.id))?;
     prepared::check(&spec)?;
+    failpoint::reach("create-before-commit");
     cri.save_container_with_spec(&wish.id, &record, spec)?;
     Ok(record)
 }
@@ -141,6 +144,7 @@ fn prepare(cri: &Cri, id: &str, parts: &Parts<'_>, (snapshotter, key): (&str, &s
     for dir in [cri.dirs.container(id), cri.dirs.volumes(id)] {
         dirs::make(&dir)?;
     }
+    failpoint::reach("create-after-snapshot");
     rootfs::with(&cri.dirs.peek(id), &mounts, |root| {
         if let Some(map) = given_away {
             fs::shift_owners(root, map).during(|| format!("give the files of container {id} to its user namespace"))?;
