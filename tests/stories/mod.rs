@@ -15,4 +15,5 @@ mod pod;
 mod pull;
 mod retry;
 mod sandbox_image;
+mod security;
 mod shim;
