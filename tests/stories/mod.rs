@@ -1,10 +1,14 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
+mod cni;
 mod config;
 mod crash;
+mod events;
 mod exec;
 mod go;
+mod image_volumes;
 mod images;
 mod layers;
 mod logs;
@@ -17,3 +21,6 @@ mod retry;
 mod sandbox_image;
 mod security;
 mod shim;
+mod stats;
+mod userns;
+mod stress;

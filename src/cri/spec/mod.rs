@@ -2,6 +2,8 @@
 //!
 //! `check_*` refuse a bad request before anything exists, naming the field; `sandbox` and `container` build; what has to be
 //! done on the machine before the start is a list of `Action`s, done by `perform`.
+//!
+#![doc = include_str!("../../../tests/parity/differences.md")]
 mod actions;
 mod annotations;
 mod base;
