@@ -24,6 +24,7 @@ mod pull;
 mod resources;
 mod retry;
 mod sandbox_image;
+mod security;
 mod shim;
 mod stats;
 mod stress;
