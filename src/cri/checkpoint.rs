@@ -2,6 +2,7 @@
 //! CRI-O and `checkpointctl` have: `config.dump`, `spec.dump`, `status`, `container.log`, `rootfs-diff.tar`, `dump.log`, `checkpoint/`.
 use super::criu;
 use super::store::container::{Container, State};
+use crate::config::RuncOptions;
 use crate::core::container::Container as Stored;
 use crate::core::diff;
 use crate::error::{Context, Result};
@@ -16,25 +17,33 @@ use tar::{Builder, EntryType, Header};
 /// Where the parts are collected.
 pub struct Parts {
     dir: PathBuf,
+    images: PathBuf,
+    work: PathBuf,
 }
 
 impl Parts {
-    /// Below a directory of the container's own.
-    pub fn below(dir: &Path) -> Result<Parts> {
-        let parts = Parts { dir: dir.join("checkpoint") };
-        parts.remove()?;
-        for dir in [parts.images(), parts.work()] {
-            super::dirs::make(&dir)?;
-        }
-        Ok(parts)
+    /// Below a directory of the container's own, but for what the handler's options put elsewhere.
+    pub fn of(own: &Path, id: &str, options: &RuncOptions) -> Parts {
+        let dir = own.join("checkpoint");
+        let place = |asked: &str, name: &str| if asked.is_empty() { dir.join(name) } else { Path::new(asked).join(id) };
+        Parts { images: place(&options.criu_image_path, "images"), work: place(&options.criu_work_path, "work"), dir }
+    }
+    /// Makes the directories afresh.
+    pub fn make(&self) -> Result<()> {
+        self.remove()?;
+        [&self.dir, &self.images, &self.work].into_iter().try_for_each(|dir| super::dirs::make(dir))
+    }
+    /// Whether there are any.
+    pub fn there(&self) -> bool {
+        self.dir.exists()
     }
     /// CRIU's images.
-    pub fn images(&self) -> PathBuf {
-        self.dir.join("images")
+    pub fn images(&self) -> &Path {
+        &self.images
     }
     /// CRIU's log.
-    pub fn work(&self) -> PathBuf {
-        self.dir.join("work")
+    pub fn work(&self) -> &Path {
+        &self.work
     }
     fn layer(&self) -> PathBuf {
         self.dir.join("rootfs-diff.tar")
@@ -60,21 +69,21 @@ impl Parts {
         text(&mut tar, "config.dump", &config(container, runtime))?;
         text(&mut tar, "spec.dump", &stored.spec)?;
         text(&mut tar, "status", &status(container))?;
-        tar.append_dir_all("checkpoint", self.images())?;
+        tar.append_dir_all("checkpoint", &self.images)?;
         tar.append_path_with_name(self.layer(), "rootfs-diff.tar")?;
-        for (path, name) in [(Some(criu::log_of(&self.work())), "dump.log"), (container.record.log_path.clone(), "container.log")] {
+        for (path, name) in [(Some(criu::log_of(&self.work)), "dump.log"), (container.record.log_path.clone(), "container.log")] {
             if let Some(file) = path.and_then(|path| File::open(path).ok()) {
                 growing(&mut tar, name, file)?;
             }
         }
         tar.into_inner()?.into_inner().map_err(|e| e.into_error())?.sync_all()
     }
-    /// Removes the parts.
+    /// Removes the parts; the directory that tells of them goes last.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).during(|| format!("remove {}", self.dir.display())),
+        [&self.images, &self.work, &self.dir].into_iter().try_for_each(|dir| match std::fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).during(|| format!("remove {}", dir.display())),
             _ => Ok(()),
-        }
+        })
     }
 }
 

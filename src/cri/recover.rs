@@ -153,7 +153,7 @@ fn one_container(cri: &Cri, id: &str, record: container::Record) {
     let found = Container { id: id.into(), record, state, oom: Oom::NotSeen, turns: Arc::default(), ended, stopping: Arc::default() };
     let found = cri.containers.by_id.put(id, found);
     settle(cri, &found, task.as_deref());
-    if let Err(e) = checkpoint_container::end_half_made(cri, id) {
+    if let Err(e) = checkpoint_container::end_half_made(cri, &found) {
         warn!("container {id}: its checkpoint was under way when the daemon died, and is not ended: {}", e.chain());
     }
 }

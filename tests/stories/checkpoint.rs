@@ -1,7 +1,7 @@
 //! Checkpoints: the archive, what is refused, and a container that runs on in any case. CRIU itself does not run on every kernel:
 //! a runtime and a `criu` of the story's own stand in for it where it does not, and say so.
 use crate::harness::client::container_config;
-use crate::harness::{Daemon, Setup, cni, run};
+use crate::harness::{Daemon, Setup, cni};
 use cradle::error::{Kind, Result};
 use cradle::proto::cri::CheckpointContainerRequest;
 use cradle::proto::cri_methods::runtime_service as rt;
@@ -135,12 +135,19 @@ fn a_node_without_criu_says_what_to_do() {
 
 #[test]
 fn the_real_criu_saves_a_container_where_it_can() {
-    let works = std::process::Command::new("criu").arg("check").output().is_ok_and(|o| o.status.success());
+    // Debian's of 2022 fails on kernels since 6.13 (their vDSO is larger): another one may be named.
+    let criu = std::env::var("CRADLE_CRIU").unwrap_or("/usr/sbin/criu".into());
+    let works = std::process::Command::new(&criu).arg("check").output().is_ok_and(|o| o.status.success());
     if !works {
-        println!("criu does not run on this kernel (`criu check`): the real one is not tried");
+        println!("{criu} does not run on this kernel (`criu check`): the real one is not tried");
         return;
     }
-    let d = Daemon::start();
+    let d = Setup::new().prepare();
+    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
+    let line = format!("BinaryName = \"runc\"\nCriuPath = \"{criu}\"");
+    std::fs::write(d.path("config.toml"), config.replacen("BinaryName = \"runc\"", &line, 1)).unwrap();
+    let mut d = d;
+    d.start_again();
     let image = d.busybox();
     let pod = d.pod("real", "runc");
     let main = pod.shell("main", &image, "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done");
@@ -150,5 +157,4 @@ fn the_real_criu_saves_a_container_where_it_can() {
     assert!(all.keys().any(|name| name.starts_with("checkpoint/pages-")), "{:?}", all.keys());
     let seen = main.log().len();
     crate::harness::wait_until("the container to run on", SOON, || main.log().len() > seen);
-    let _ = run("true", &[]);
 }

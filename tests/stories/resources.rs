@@ -138,7 +138,10 @@ fn a_containers_limits_change_in_cgroup_and_spec_or_not_at_all() {
         assert_eq!(memory(&cgroup), (96 * MIB).to_string());
         assert!(limit(&cgroup, "cpu.cfs_quota_us", "cpu.max").starts_with("20000"));
         assert_eq!(limit(&cgroup, "cpuset.cpus", "cpuset.cpus"), "0");
-        assert_eq!(main.says("cat /proc/1/oom_score_adj"), "900");
+        let request = ContainerStatusRequest { container_id: main.id.clone(), verbose: true, ..Default::default() };
+        let told: Value = serde_json::from_str(&d.get(&rt::CONTAINER_STATUS, &request).info["info"]).unwrap();
+        assert_eq!(std::fs::read_to_string(format!("/proc/{}/oom_score_adj", told["pid"])).unwrap().trim(), "900");
+        assert_eq!(told["runtimeSpec"]["process"]["oomScoreAdj"], 900);
         assert_eq!((known().cpu_shares, known().cpu_quota, known().oom_score_adj), (512, 20_000, 900));
 
         let before = known();

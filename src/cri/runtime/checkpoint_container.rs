@@ -1,11 +1,12 @@
 //! CheckpointContainer: after Ok the archive is at `location`, whole, and the container runs on. After an error there is none, and
 //! the container runs on all the same.
 use crate::call::Call;
+use crate::config::RuncOptions;
 use crate::core::runtime::{Checkpoint, Task};
 use crate::cri::checkpoint::Parts;
 use crate::cri::store::container::{Container, State};
 use crate::cri::{Cri, NAMESPACE, criu};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::proto::cri::{CheckpointContainerRequest, CheckpointContainerResponse};
 use log::{info, warn};
 use std::path::{Component, Path};
@@ -35,14 +36,24 @@ pub fn checkpoint_container(cri: &Cri, call: &Call, req: CheckpointContainerRequ
     if !matches!(container.state, State::Running { .. }) {
         return Err(Error::precondition(format!("container \"{}\" does not run: only what runs can be checkpointed", container.id)));
     }
-    let pod = cri.sandboxes.by_id.get(&container.record.sandbox_id)?;
-    criu::check(&cri.handler(&pod.record.handler)?.runc().criu_path)?;
-    let parts = Parts::below(&cri.dirs.root.join("containers").join(&container.id))?;
+    let options = options(cri, &container)?;
+    criu::check(&options.criu_path)?;
+    let parts = parts_of(cri, &container, &options);
+    parts.make()?;
     let made = make(cri, &call, &container, &parts, location);
     let removed = parts.remove();
     made.and(removed)?;
     info!("container {} ({}) checkpointed to {}, {} ms", container.id, container.record.name, req.location, begun.elapsed().as_millis());
     Ok(CheckpointContainerResponse::default())
+}
+
+fn options(cri: &Cri, container: &Container) -> Result<RuncOptions> {
+    let pod = cri.sandboxes.by_id.get(&container.record.sandbox_id)?;
+    Ok(cri.handler(&pod.record.handler)?.runc())
+}
+
+fn parts_of(cri: &Cri, container: &Container, options: &RuncOptions) -> Parts {
+    Parts::of(&cri.dirs.root.join("containers").join(&container.id), &container.id, options)
 }
 
 /// An absolute path in a directory that is there.
@@ -75,7 +86,7 @@ fn make(cri: &Cri, call: &Call, container: &Container, parts: &Parts, location: 
 
 fn take(cri: &Cri, call: &Call, task: &Task, parts: &Parts, (snapshotter, key): (&str, &str)) -> Result<()> {
     let (images, work) = (parts.images(), parts.work());
-    task.checkpoint(call, Checkpoint { images: &images, work: &work }).map_err(|e| explain(e, &work))?;
+    task.checkpoint(call, Checkpoint { images, work }).map_err(|e| explain(e, work))?;
     parts.keep_files(&cri.ports.snapshotter(snapshotter)?.upper_dir(key)?)
 }
 
@@ -89,17 +100,17 @@ fn explain(error: Error, work: &Path) -> Error {
 }
 
 /// Ends a checkpoint that a killed daemon was making: its container runs on, and nothing of it is left.
-pub fn end_half_made(cri: &Cri, id: &str) -> Result<()> {
-    let dir = cri.dirs.root.join("containers").join(id).join("checkpoint");
-    if !dir.exists() {
+pub fn end_half_made(cri: &Cri, container: &Container) -> Result<()> {
+    let parts = parts_of(cri, container, &options(cri, container).unwrap_or_default());
+    if !parts.there() {
         return Ok(());
     }
-    if let Ok(task) = cri.ports.tasks.get(NAMESPACE, id) {
+    if let Ok(task) = cri.ports.tasks.get(NAMESPACE, &container.id) {
         match task.resume(&Call::background(NAMESPACE).within(THAW_LIMIT)) {
             // It was not frozen yet, or not any more.
             Err(e) if e.kind() != Kind::FailedPrecondition => return Err(e),
             _ => {}
         }
     }
-    std::fs::remove_dir_all(&dir).during(|| format!("remove {}", dir.display()))
+    parts.remove()
 }
