@@ -16,3 +16,4 @@ mod pull;
 mod retry;
 mod sandbox_image;
 mod shim;
+mod streaming;
