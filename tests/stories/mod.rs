@@ -30,3 +30,4 @@ mod stats;
 mod stress;
 mod userns;
 mod v1alpha2;
+mod streaming;
