@@ -21,5 +21,5 @@ mod retry;
 mod sandbox_image;
 mod shim;
 mod stats;
-mod userns;
 mod stress;
+mod userns;
