@@ -23,6 +23,7 @@ pub struct CriServer {
 pub struct KeyPair {
     pub tls_cert_file: String,
     pub tls_key_file: String,
+    pub tls_client_ca_file: String,
 }
 
 /// `io.containerd.cri.v1.images`.

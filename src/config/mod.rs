@@ -30,9 +30,12 @@ pub const PATH: &str = "/etc/cradled/config.toml";
 /// The newest version of the format.
 const NEWEST: i64 = 4;
 
-const CRI: &str = "io.containerd.grpc.v1.cri";
-const IMAGES: &str = "io.containerd.cri.v1.images";
-const RUNTIME: &str = "io.containerd.cri.v1.runtime";
+/// The CRI server's section.
+pub const CRI: &str = "io.containerd.grpc.v1.cri";
+/// CRI's section about images.
+pub const IMAGES: &str = "io.containerd.cri.v1.images";
+/// CRI's section about pods and containers.
+pub const RUNTIME: &str = "io.containerd.cri.v1.runtime";
 const RUNC: &str = "io.containerd.runc.v2";
 const GRPC: &str = "io.containerd.server.v1.grpc";
 const GRPC_TCP: &str = "io.containerd.server.v1.grpc-tcp";
@@ -102,6 +105,8 @@ pub struct Config {
     pub native: Native,
     /// Pulls by containerd's API.
     pub transfer: Transfer,
+    /// Classes of block I/O and RDT.
+    pub tasks: Tasks,
     /// NRI.
     pub nri: Nri,
     /// CRI's server and streams.
@@ -222,6 +227,7 @@ impl Config {
             overlayfs: section(&keys, "io.containerd.snapshotter.v1.overlayfs")?,
             native: section(&keys, "io.containerd.snapshotter.v1.native")?,
             transfer: section(&keys, "io.containerd.transfer.v1.local")?,
+            tasks: section(&keys, "io.containerd.service.v1.tasks-service")?,
             nri: section(&keys, "io.containerd.nri.v1.nri")?,
             cri_server: section(&keys, CRI)?,
             cri_images: section(&keys, IMAGES)?,

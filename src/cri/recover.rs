@@ -18,8 +18,8 @@ use std::time::Duration;
 /// For each thing that has to be taken down.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Fills the stores.
-pub fn recover(cri: &Cri) -> Result<()> {
+/// Fills the stores. Answers which pods that are gone are still attached to a network.
+pub fn recover(cri: &Cri) -> Result<BTreeSet<String>> {
     cri.ports.tasks.recover()?;
     cri.images.reload()?;
     for stored in cri.ports.sandboxes.list(NAMESPACE)? {
@@ -39,8 +39,9 @@ pub fn recover(cri: &Cri) -> Result<()> {
         }
     }
     orphans(cri);
+    let stale = networks(cri);
     info!("recovered {} pods and {} containers", cri.sandboxes.by_id.list().len(), cri.containers.by_id.list().len());
-    Ok(())
+    Ok(stale)
 }
 
 fn pod(cri: &Cri, id: &str, record: sandbox::Record, stage: Stage) {
@@ -117,7 +118,7 @@ fn settle(cri: &Cri, found: &Container, task: Option<&Task>) {
     }
 }
 
-/// Tasks and networks of pods that no record knows.
+/// Tasks of pods that no record knows.
 fn orphans(cri: &Cri) {
     let call = Call::background(NAMESPACE).within(LIMIT);
     for task in cri.ports.tasks.list(NAMESPACE) {
@@ -129,10 +130,28 @@ fn orphans(cri: &Cri) {
             }
         }
     }
+}
+
+/// Networks of pods that no record knows, first those that we know of, then those that only plugins know of.
+fn networks(cri: &Cri) -> BTreeSet<String> {
+    let call = Call::background(NAMESPACE).within(LIMIT);
     let valid: BTreeSet<String> = cri.sandboxes.by_id.list().iter().map(|s| s.id.clone()).collect();
-    match cri.networks.collect(&call, &valid) {
-        Ok(0) => {}
-        Ok(n) => info!("{n} network attachments of pods that are gone were removed"),
-        Err(e) => warn!("network attachments of pods that are gone: {}", e.chain()),
+    let mut stale = cri.networks.stale(&valid).unwrap_or_else(|e| {
+        warn!("network attachments of pods that are gone: {}", e.chain());
+        BTreeSet::new()
+    });
+    stale.retain(|id| match cri.networks.detach(&call, id) {
+        Ok(()) => {
+            info!("sandbox {id}, which is gone: its network attachments are removed");
+            false
+        }
+        Err(e) => {
+            warn!("sandbox {id}, which is gone: its network attachments are not removed yet: {}", e.chain());
+            true
+        }
+    });
+    if let Err(e) = cri.networks.collect(&call) {
+        warn!("what the networks' plugins keep of pods that are gone is not freed: {}", e.chain());
     }
+    stale
 }

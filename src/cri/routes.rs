@@ -73,6 +73,7 @@ fn ready(slot: &Slot) -> Result<&Cri> {
 #[rustfmt::skip]
 pub fn add(r: Routes, lanes: &Lanes, cri: &Slot) -> Routes {
     let (quick, work, pull, stream) = (&lanes.quick, &lanes.work, &lanes.pull, &lanes.stream);
+    let r = r.also_as(super::v1alpha2::ALIASES);
     r.unary(&rt::VERSION,                    quick, on(cri, runtime::version))
      .unary(&rt::STATUS,                     quick, on(cri, runtime::status))
      .unary(&rt::RUNTIME_CONFIG,             quick, on(cri, runtime::runtime_config))
@@ -91,6 +92,9 @@ pub fn add(r: Routes, lanes: &Lanes, cri: &Slot) -> Routes {
      .unary(&rt::UPDATE_CONTAINER_RESOURCES, work,  on(cri, runtime::update_container_resources))
      .unary(&rt::REOPEN_CONTAINER_LOG,       work,  on(cri, runtime::reopen_container_log))
      .unary(&rt::EXEC_SYNC,                  work,  on(cri, runtime::exec_sync))
+     .unary(&rt::EXEC,                       quick, on(cri, runtime::exec))
+     .unary(&rt::ATTACH,                     quick, on(cri, runtime::attach))
+     .unary(&rt::PORT_FORWARD,               quick, on(cri, runtime::port_forward))
      .unary(&rt::CONTAINER_STATS,            quick, on(cri, runtime::container_stats))
      .unary(&rt::LIST_CONTAINER_STATS,       quick, on(cri, runtime::list_container_stats))
      .unary(&rt::POD_SANDBOX_STATS,          quick, on(cri, runtime::pod_sandbox_stats))

@@ -6,12 +6,13 @@ use crate::thread::Threads;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// What the plugins so far offer.
 #[derive(Default)]
 pub struct Provided {
     offers: Vec<Offer>,
+    threads: Vec<(String, Weak<Threads>)>,
 }
 
 struct Offer {
@@ -53,6 +54,11 @@ impl<'a> Context<'a> {
     pub fn threads(&self) -> &Arc<Threads> {
         &self.threads
     }
+    /// Everybody's loops so far and its own, by plugin: for those who tell of the daemon's health.
+    pub fn all_threads(&self) -> Vec<(String, Weak<Threads>)> {
+        let own = (self.registration.uri(), Arc::downgrade(&self.threads));
+        self.provided.threads.iter().cloned().chain([own]).collect()
+    }
     /// Offers something to plugins that come later.
     pub fn provide<T: ?Sized + Send + Sync + 'static>(&mut self, what: Arc<T>) {
         self.provided.offers.push(Offer { kind: self.registration.kind, id: self.registration.id, what: Box::new(what) });
@@ -77,6 +83,9 @@ impl Provided {
     pub fn of<T: ?Sized + Send + Sync + 'static>(&self, kind: Kind) -> BTreeMap<String, Arc<T>> {
         let of_kind = self.offers.iter().filter(|o| o.kind == kind);
         of_kind.filter_map(|o| Some((o.id.to_string(), o.what.downcast_ref::<Arc<T>>()?.clone()))).collect()
+    }
+    pub(super) fn add_threads(&mut self, uri: String, threads: &Arc<Threads>) {
+        self.threads.push((uri, Arc::downgrade(threads)));
     }
     pub(super) fn drop_newest(&mut self) -> bool {
         self.offers.pop().is_some()

@@ -5,7 +5,7 @@ use super::container::{Container, Shim};
 use super::process::Process;
 use super::runtime::{Runtime, Streams};
 use super::spec::Spec;
-use super::stdio::{Opened, Owner, Stdio};
+use super::stdio::{Opened, Owner, Readers, Stdio};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::mount::Mount as MountMessage;
 use crate::proto::runc_options::Options;
@@ -51,7 +51,7 @@ fn make(shim: &Arc<Shim>, q: &CreateTaskRequest) -> Result<i32> {
     mount_rootfs(&q.rootfs, &bundle, &mut undo)?;
     let stdio = Stdio { stdin: q.stdin.clone(), stdout: q.stdout.clone(), stderr: q.stderr.clone(), terminal: q.terminal };
     let ids = (options.io_uid, options.io_gid);
-    let mut opened = stdio.open(&Owner { id: &q.id, namespace: &shim.namespace, ids }, &shim.reaper)?;
+    let mut opened = stdio.open(&Owner { id: &q.id, namespace: &shim.namespace, ids, readers: Readers::Return }, &shim.reaper)?;
     let init = Arc::new(Process::new(q.id.clone(), String::new(), stdio));
     let mut container = Container::new(q.id.clone(), bundle, runtime, init);
     container.pid_namespace = spec.pid_namespace();

@@ -5,7 +5,7 @@ use super::create::{connect, read_pid};
 use super::process::Process;
 use super::runtime::Streams;
 use super::spec;
-use super::stdio::{Owner, Stdio};
+use super::stdio::{Owner, Readers, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::proto::task_events::{TaskExecAdded, TaskExecStarted};
 use crate::proto::task_v2::ExecProcessRequest;
@@ -60,7 +60,7 @@ pub fn start(shim: &Arc<Shim>, container: &Container, process: &Arc<Process>) ->
 }
 
 fn run(shim: &Arc<Shim>, container: &Container, process: &Process) -> Result<i32> {
-    let owner = Owner { id: &container.id, namespace: &shim.namespace, ids: container.ids };
+    let owner = Owner { id: &container.id, namespace: &shim.namespace, ids: container.ids, readers: Readers::Leave };
     let mut opened = process.stdio.open(&owner, &shim.reaper)?;
     let json = process_file(&container.bundle, &process.exec);
     let pid_file = Scratch(container.bundle.join(format!("{}.pid", process.exec)));

@@ -38,6 +38,18 @@ pub struct Owner<'a> {
     pub namespace: &'a str,
     /// User and group that the process's pipes belong to.
     pub ids: (u32, u32),
+    /// How long a reader of its output is waited for.
+    pub readers: Readers,
+}
+
+/// Whether those who read a process's output may leave and come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readers {
+    /// They may: full FIFOs wait for them.
+    Return,
+    /// An exec's client is there at its start, if it comes at all: once it has left, output is dropped, or the process would
+    /// wait for nobody.
+    Leave,
 }
 
 /// Where output goes.
@@ -123,7 +135,7 @@ impl Stdio {
         }
         if self.terminal {
             if let Target::Fifo(path) = &out {
-                opened.sink = Some(open_sink(path)?);
+                opened.sink = Some(open_sink(path, owner.readers)?);
             }
             return Ok(opened);
         }
@@ -183,7 +195,7 @@ impl Opened {
     }
     fn output(&mut self, stream: Stream, target: &Target, logged: bool, owner: &Owner<'_>) -> Result<Option<OwnedFd>> {
         let sink = match target {
-            Target::Fifo(path) => Some(open_sink(path)?),
+            Target::Fifo(path) => Some(open_sink(path, owner.readers)?),
             Target::File(path) if !logged => {
                 // Two different files: the process writes them itself.
                 let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
@@ -212,7 +224,12 @@ impl Owner<'_> {
     }
 }
 
-fn open_sink(path: &Path) -> Result<OwnedFd> {
+fn open_sink(path: &Path, readers: Readers) -> Result<OwnedFd> {
+    if readers == Readers::Leave
+        && let Ok(fd) = fifo::open(path, End::Write)
+    {
+        return Ok(fd);
+    }
     fifo::open(path, End::Kept).during(|| format!("open FIFO {}", path.display()))
 }
 

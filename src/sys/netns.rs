@@ -9,12 +9,17 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Magic number of the file system that namespace files live on (linux/magic.h: NSFS_MAGIC).
 const NSFS: u64 = 0x6e73_6673;
+
+/// How long a loopback connection may take: longer only if the server's queue is full.
+const DIAL: Duration = Duration::from_secs(10);
 
 /// A kind of namespace that can live without a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,6 +156,24 @@ pub fn in_namespace<T: Send + 'static>(path: &Path, f: impl FnOnce() -> Result<T
     })
 }
 
+/// Connects to a port of this host's loopback, or of another network namespace's; the socket, which never blocks, stays in it.
+pub fn dial(namespace: Option<&Path>, port: u16) -> Result<OwnedFd> {
+    let stream = match namespace {
+        Some(path) => in_namespace(path, move || dial_here(port)),
+        None => dial_here(port),
+    }?;
+    stream.set_nonblocking(true).during(|| "make a socket non-blocking")?;
+    Ok(stream.into())
+}
+
+/// First version 4, then 6: a server may listen on one of them alone.
+fn dial_here(port: u16) -> Result<TcpStream> {
+    let connect = |ip: IpAddr| TcpStream::connect_timeout(&(ip, port).into(), DIAL);
+    connect(Ipv4Addr::LOCALHOST.into())
+        .or_else(|v4| connect(Ipv6Addr::LOCALHOST.into()).map_err(|v6| io::Error::new(v4.kind(), format!("127.0.0.1: {v4}; ::1: {v6}"))))
+        .during(|| format!("connect to port {port} of localhost"))
+}
+
 /// Sets `lo` up inside a network namespace; the kernel gives it 127.0.0.1 and ::1. Repeating it is free.
 pub fn loopback_up(path: &Path) -> Result<()> {
     in_namespace(path, || set_loopback_up().during(|| "set lo up"))
@@ -248,6 +271,12 @@ mod tests {
         loopback_up(&path).unwrap();
         loopback_up(&path).unwrap();
         assert_eq!(reach(&path).unwrap(), 1);
+        let listener = in_namespace(&path, || std::net::TcpListener::bind("[::1]:0").during(|| "bind")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let socket = dial(Some(&path), port).unwrap();
+        rustix::io::write(&socket, b"x").unwrap();
+        assert_eq!(io::Read::read(&mut listener.accept().unwrap().0, &mut [0; 9]).unwrap(), 1);
+        assert!(dial(None, port).is_err(), "it listens in the other namespace");
         unpin(&path).unwrap();
         gone(&dir);
     }

@@ -1,8 +1,10 @@
 //! The stories, one file a subject.
 mod bad_input;
 mod cgroup2;
+mod cni;
 mod config;
 mod crash;
+mod events;
 mod exec;
 mod go;
 mod image_volumes;
@@ -17,4 +19,5 @@ mod pull;
 mod retry;
 mod sandbox_image;
 mod shim;
+mod stats;
 mod userns;

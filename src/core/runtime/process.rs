@@ -1,8 +1,11 @@
 //! Process: one process of a container and its exit, told once to everybody who waits.
 use super::{Exit, Stdio};
 use crate::thread::lock;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use std::sync::Mutex;
+
+/// Told the exit; must not block, for it may run on the thread that serves all shims.
+pub type Waiter = Box<dyn FnOnce(Exit) + Send>;
 
 /// A container's first process or one added by exec.
 pub struct Process {
@@ -19,7 +22,7 @@ struct State {
 }
 
 enum Life {
-    Running(Vec<Sender<Exit>>),
+    Running(Vec<Waiter>),
     Exited(Exit),
 }
 
@@ -46,11 +49,19 @@ impl Process {
     /// Gets the exit, now or later.
     pub fn wait(&self) -> Receiver<Exit> {
         let (tx, rx) = bounded(1);
-        match &mut lock(&self.state).life {
-            Life::Running(waiters) => waiters.push(tx),
-            Life::Exited(exit) => drop(tx.send(*exit)),
-        }
+        // The channel has room for its one exit; a waiter that went away is fine.
+        self.tell(Box::new(move |exit| {
+            let _ = tx.try_send(exit);
+        }));
         rx
+    }
+    /// Calls back with the exit, now or later.
+    pub fn tell(&self, waiter: Waiter) {
+        let exit = match &mut lock(&self.state).life {
+            Life::Running(waiters) => return waiters.push(waiter),
+            Life::Exited(exit) => *exit,
+        };
+        waiter(exit);
     }
     /// Notes the exit and tells the waiters; what came first stands and is returned.
     pub fn exited(&self, exit: Exit) -> Exit {
@@ -66,8 +77,7 @@ impl Process {
             }
         };
         for waiter in waiters {
-            // Each channel has room for its one exit; a waiter that went away is fine.
-            let _ = waiter.try_send(exit);
+            waiter(exit);
         }
         exit
     }

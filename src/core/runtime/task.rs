@@ -283,6 +283,11 @@ impl Task {
     pub fn wait(&self, exec: Option<&str>) -> Result<Receiver<Exit>> {
         Ok(self.known(exec.unwrap_or_default())?.wait())
     }
+    /// Calls back with the exit of the first process, or of an exec, once; also when the shim dies. The callback must not block.
+    pub fn on_exit(&self, exec: Option<&str>, told: impl FnOnce(Exit) + Send + 'static) -> Result<()> {
+        self.known(exec.unwrap_or_default())?.tell(Box::new(told));
+        Ok(())
+    }
     fn known(&self, exec: &str) -> Result<Arc<Process>> {
         self.process(exec).ok_or_else(|| Error::not_found("exec", exec))
     }

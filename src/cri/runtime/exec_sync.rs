@@ -27,7 +27,7 @@ pub fn exec_sync(cri: &Cri, call: &Call, req: ExecSyncRequest) -> Result<ExecSyn
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
     let id = new_id()?;
     let collector = Collector::open(&cri.dirs.fifo(&id), &cri.io)?;
-    let process = exec_process(cri, &container.id, &req.cmd)?;
+    let process = exec_process(cri, &container.id, &req.cmd, false)?;
     let stdio = Stdio { stdout: collector.stdout(), stderr: collector.stderr(), ..Stdio::default() };
     task.exec(call, Exec { id: id.clone(), process, stdio })?;
     let limit = Duration::from_secs(u64::try_from(req.timeout).unwrap_or(0));
@@ -62,15 +62,15 @@ fn wait(call: &Call, exit: &Receiver<Exit>, limit: Duration) -> Result<Exit> {
 }
 
 /// The command as an OCI process: user, environment and capabilities are the container's.
-fn exec_process(cri: &Cri, container: &str, cmd: &[String]) -> Result<Vec<u8>> {
+pub fn exec_process(cri: &Cri, container: &str, cmd: &[String], tty: bool) -> Result<Vec<u8>> {
     let stored = cri.ports.containers.get(NAMESPACE, container)?;
     let base = stored.spec.get("process").cloned().unwrap_or_default();
     let base = serde_json::from_value(base).during(|| format!("read the process of container {container}'s spec"))?;
-    let process = spec::exec_process(&base, cmd, false)?;
+    let process = spec::exec_process(&base, cmd, tty)?;
     serde_json::to_vec(&process).during(|| "encode the process of a command")
 }
 
 /// How long a background child that holds the pipes open may delay the answer.
-fn drain_limit(cri: &Cri) -> Duration {
+pub fn drain_limit(cri: &Cri) -> Duration {
     cri.runtime.drain_exec_sync_io_timeout.limit().unwrap_or(Duration::from_secs(1))
 }
