@@ -14,6 +14,7 @@ pub mod loops;
 pub mod metrics;
 pub mod networks;
 mod open;
+mod owners;
 pub mod pod_files;
 mod pod_limits;
 mod prepared;
