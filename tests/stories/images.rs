@@ -2,13 +2,14 @@
 use crate::harness::client::{image_for, image_spec};
 use crate::harness::registry::{PASSWORD, USER};
 use crate::harness::{Compression, Daemon, Gate, Image, Layer, Meta, Registry, Setup, wait_for, wait_until};
+use cradle::core::content::Digest;
 use cradle::error::Kind;
 use cradle::proto::content::{ListStatusesRequest, Status, StatusRequest};
 use cradle::proto::content_methods::content;
-use cradle::proto::cri::{AuthConfig, ImageFsInfoRequest, RemoveImageRequest};
+use cradle::proto::cri::{AuthConfig, ImageFsInfoRequest, PullImageRequest, RemoveImageRequest};
 use cradle::proto::cri_methods::image_service as images;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -26,6 +27,16 @@ fn big() -> Image {
 fn on_the_way(d: &Daemon, filters: &[&str]) -> Vec<Status> {
     let request = ListStatusesRequest { filters: filters.iter().map(ToString::to_string).collect(), ..Default::default() };
     d.client().in_namespace("k8s.io").call(&content::LIST_STATUSES, &request, SOON).unwrap().statuses
+}
+
+/// A daemon with keys of containerd 2's sections, which go into a file of their own.
+fn with_images(lines: &str) -> Daemon {
+    let mut d = Setup::new().prepare();
+    std::fs::write(d.path("images.toml"), format!("version = 3\n{lines}")).unwrap();
+    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
+    std::fs::write(d.path("config.toml"), format!("imports = [\"images.toml\"]\n{config}")).unwrap();
+    d.start_again();
+    d
 }
 
 #[test]
@@ -219,12 +230,8 @@ fn a_tag_that_moves_leaves_the_old_image_with_its_digest() {
 #[test]
 fn pinned_images_are_told_by_name_and_by_pattern() {
     let registry = Registry::shared();
-    let mut d = Setup::new().prepare();
     let pins = format!("sandbox = \"{0}/pause:3\"\nours = \"{0}/system/*\"\n", registry.host);
-    std::fs::write(d.path("pins.toml"), format!("version = 3\n[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n{pins}")).unwrap();
-    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
-    std::fs::write(d.path("config.toml"), format!("imports = [\"pins.toml\"]\n{config}")).unwrap();
-    d.start_again();
+    let d = with_images(&format!("[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n{pins}"));
     for (name, tag, pinned) in [("pause", "3", true), ("pause", "4", false), ("system/agent", "1", true), ("app", "1", false)] {
         Image::busybox().set("Env", serde_json::json!([format!("PIN={name}{tag}")])).push(&registry.repository(name), tag);
         let reference = registry.reference(name, tag);
@@ -287,4 +294,88 @@ fn the_image_file_system_tells_bytes_and_inodes() {
     let full = wait_for("sizes", Duration::from_secs(20), || Some(info()).filter(|i| i.image_filesystems[0].used_bytes.value > 4_000_000));
     assert!(full.image_filesystems[0].inodes_used.value > 50, "{full:?}");
     assert_eq!(full.container_filesystems[0].used_bytes.value, full.image_filesystems[0].used_bytes.value);
+}
+
+#[test]
+fn a_pull_ends_when_its_client_goes_or_nothing_comes() {
+    let d = with_images("[plugins.\"io.containerd.cri.v1.images\"]\nimage_pull_progress_timeout = \"2s\"\n");
+    let registry = Registry::shared();
+    big().push(&registry.repository("held"), "1");
+    let gate = Gate::before(&registry.host, 2_000_000);
+    let reference = format!("{}/held:1", gate.host);
+    let request = PullImageRequest { image: image_spec(&reference), ..Default::default() };
+    let short = d.client().call(&images::PULL_IMAGE, &request, Duration::from_millis(1500)).unwrap_err();
+    assert_eq!(short.kind(), Kind::DeadlineExceeded);
+    wait_until("the pull to be gone", Duration::from_secs(2), || on_the_way(&d, &[]).is_empty());
+    let begun = Instant::now();
+    let error = d.pull(&reference).unwrap_err();
+    assert!(error.chain().contains("no bytes within") && error.chain().contains("held:1"), "{}", error.chain());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(on_the_way(&d, &[]).is_empty() && d.images().is_empty());
+    // Nobody holds a lock: the same pull goes through at once.
+    gate.open();
+    d.pull(&reference).unwrap();
+}
+
+#[test]
+fn encrypted_layers_go_through_the_configs_program_or_are_refused() {
+    let registry = Registry::shared();
+    let to = registry.repository("sealed");
+    let plain = Image::busybox().push(&to, "plain");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(registry.blob_file(&plain.digest)).unwrap()).unwrap();
+    let layer = Digest::parse(manifest["layers"][0]["digest"].as_str().unwrap()).unwrap();
+    let sealed: Vec<u8> = std::fs::read(registry.blob_file(&layer)).unwrap().into_iter().map(|b| b.wrapping_add(128)).collect();
+    let kind = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
+    manifest["layers"][0] = serde_json::json!({
+        "mediaType": kind, "digest": to.blob(&sealed).to_string(), "size": sealed.len(), "annotations": {"enc.keys.story": "wrapped"},
+    });
+    to.manifest("1", "application/vnd.oci.image.manifest.v1+json", &manifest);
+    let reference = registry.reference("sealed", "1");
+    let program = |key: &str| {
+        let script = "grep -q enc.keys.story <&3 || exit 9; test $KEY = good || { echo no such key >&2; exit 7; }; LC_ALL=C tr '\\\\000-\\\\377' '\\\\200-\\\\377\\\\000-\\\\177'";
+        format!(
+            "[stream_processors.\"story.decoder\"]\naccepts = [\"{kind}\"]\nreturns = \"application/vnd.oci.image.layer.v1.tar+gzip\"\n\
+             path = \"sh\"\nargs = [\"-c\", \"{script}\"]\nenv = [\"KEY={key}\"]\n"
+        )
+    };
+    let refused = |d: &Daemon, words: &[&str]| {
+        let error = d.pull(&reference).unwrap_err().chain();
+        assert!(words.iter().all(|w| error.contains(w)) && error.contains("sealed:1"), "{error}");
+        assert!(d.images().is_empty() && on_the_way(d, &[]).is_empty());
+    };
+    refused(&Daemon::start(), &["encrypted", kind, "stream_processors"]);
+    refused(&Setup::new().config(&program("bad")).start(), &["story.decoder", "no such key"]);
+    let d = Setup::new().config(&program("good")).start();
+    d.pull(&reference).unwrap();
+    assert_eq!(d.pod("sealed", "runc").shell("main", &reference, "sleep 1000").says("echo open"), "open");
+}
+
+#[test]
+fn a_kill_while_an_image_is_removed_leaves_all_of_it_or_nothing() {
+    let mut d = Daemon::start();
+    let registry = Registry::shared();
+    let pushed = Image::busybox().set("Env", serde_json::json!(["REMOVED=1"])).push(&registry.repository("removed"), "1");
+    let reference = registry.reference("removed", "1");
+    let by_digest = format!("{}/removed@{}", registry.host, pushed.digest);
+    let blobs = |d: &Daemon| std::fs::read_dir(d.path("root/io.containerd.content.v1.content/blobs/sha256")).unwrap().count();
+    for round in 0..4u64 {
+        d.pull(&reference).unwrap();
+        std::thread::scope(|s| {
+            s.spawn(|| d.remove_image(&reference));
+            std::thread::sleep(Duration::from_millis(4 * round));
+            crate::harness::daemon::signal(d.pid(), "KILL");
+        });
+        d.wait_end(SOON);
+        d.start_again();
+        match d.image_status(&reference) {
+            Some(image) => {
+                assert_eq!((image.repo_tags, image.repo_digests), (vec![reference.clone()], vec![by_digest.clone()]));
+                assert!(d.image_status(&image.id).is_some());
+            }
+            None => {
+                assert!(d.images().is_empty(), "{:?}", d.images());
+                wait_until("the blobs to be gone", SOON, || blobs(&d) == 0);
+            }
+        }
+    }
 }

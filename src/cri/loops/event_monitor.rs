@@ -25,6 +25,8 @@ enum Work {
     Ended { id: String, exit: Exit },
     /// An image has changed.
     Image { name: String },
+    /// Images may have changed.
+    Images,
 }
 
 /// What failed, and when it is tried again.
@@ -114,7 +116,7 @@ fn exit_of(event: &Envelope) -> Result<Option<Work>> {
 fn handle(cri: &Arc<Cri>, work: Work, pause: Duration, backlog: &Backlog) {
     let (cri2, again) = (cri.clone(), backlog.clone());
     match &work {
-        Work::Image { .. } => again.handled(put_on_record(cri, &work), work, pause),
+        Work::Image { .. } | Work::Images => again.handled(put_on_record(cri, &work), work, pause),
         Work::Ended { .. } => cri.io.run(move || again.handled(put_on_record(&cri2, &work), work, pause)),
     }
 }
@@ -122,6 +124,7 @@ fn handle(cri: &Arc<Cri>, work: Work, pause: Duration, backlog: &Backlog) {
 fn put_on_record(cri: &Cri, work: &Work) -> Result<()> {
     match work {
         Work::Image { name } => cri.images.refresh(name),
+        Work::Images => cri.images.reload(),
         Work::Ended { id, exit } => match cri.containers.by_id.get(id) {
             Ok(_) => runtime::exit::container(cri, id, exit),
             Err(_) => runtime::exit::sandbox(cri, id),
@@ -159,9 +162,7 @@ fn retry(cri: &Arc<Cri>, backlog: &Backlog) {
 
 /// Events were dropped: whoever has ended is found by asking, and images are read anew.
 fn ask_all(cri: &Arc<Cri>, backlog: &Backlog) {
-    if let Err(e) = cri.images.reload() {
-        warn!("images not read anew: {}", e.chain());
-    }
+    handle(cri, Work::Images, PAUSES.0, backlog);
     for container in cri.containers.by_id.list().iter().filter(|c| matches!(c.state, State::Running { .. })) {
         let exit = cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|t| t.exited());
         if let Some(exit) = exit {

@@ -146,19 +146,21 @@ impl Images {
             found => found.map(Some),
         }
     }
-    /// By ID, unique prefix of it, tag, digest or short name; NOT_FOUND names what was asked for.
+    /// By ID, unique prefix of it, tag, digest or short name; NOT_FOUND names what was asked for, INVALID_ARGUMENT what can name
+    /// no image.
     pub fn resolve(&self, name: &str) -> Result<Arc<Image>> {
         if name.is_empty() {
             return Err(Error::invalid("image name is empty"));
         }
         let inner = read(&self.inner);
-        let canonical = Reference::parse(name).ok().map(|r| r.to_string());
+        let parsed = Reference::parse(name);
+        let canonical = parsed.as_ref().ok().map(Reference::to_string);
         let named = |name: &str| inner.by_name.get(name).and_then(|named| inner.by_id.get(&named.facts.id));
         if let Some(found) = canonical.as_deref().and_then(named).or_else(|| named(name)) {
             return Ok(found.clone());
         }
         let digits = name.strip_prefix("sha256:").unwrap_or(name);
-        if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if is_hex(digits) {
             let mut matching =
                 inner.by_id.range(format!("sha256:{digits}")..).take_while(|(id, _)| id["sha256:".len()..].starts_with(digits));
             match (matching.next(), matching.next()) {
@@ -167,7 +169,9 @@ impl Images {
                 _ => {}
             }
         }
-        Err(Error::new(Kind::NotFound, format!("image \"{name}\": not found; pull it first")))
+        let nowhere = || Error::new(Kind::NotFound, format!("image \"{name}\": not found; pull it first"));
+        // What can be neither a name nor an ID is the caller's mistake.
+        if is_hex(digits) { Err(nowhere()) } else { parsed.and_then(|_| Err(nowhere())) }
     }
     fn load(&self, stored: image::Image) -> Option<Named> {
         let same = |named: &&Named| named.stored.target == stored.target;
@@ -189,6 +193,10 @@ impl Images {
             annotations: resolved.manifest.annotations().clone().unwrap_or_default().into_iter().collect(),
         })
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl Inner {
