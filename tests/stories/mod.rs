@@ -22,5 +22,5 @@ mod sandbox_image;
 mod security;
 mod shim;
 mod stats;
-mod userns;
 mod stress;
+mod userns;
