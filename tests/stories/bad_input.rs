@@ -4,6 +4,7 @@ mod containers;
 mod ids;
 mod images;
 mod pods;
+mod streams;
 
 use crate::harness::client::{container_config, remove_pod};
 use crate::harness::{Container, Daemon, Pod, leftovers};
