@@ -8,6 +8,7 @@ mod config;
 mod crash;
 mod events;
 mod exec;
+#[cfg(feature = "failpoints")]
 mod failpoints;
 mod go;
 mod image_volumes;
