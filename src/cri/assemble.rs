@@ -58,6 +58,10 @@ impl Cri {
             no_new_keyring: options.no_new_keyring,
             io_uid,
             io_gid,
+            no_pivot_root: options.no_pivot_root,
+            criu_path: options.criu_path,
+            criu_image_path: options.criu_image_path,
+            criu_work_path: options.criu_work_path,
             ..Options::default()
         };
         let value = message.write_to_bytes().during(|| "encode runtime options")?;
@@ -75,8 +79,11 @@ impl Cri {
     }
     /// The snapshotter of a handler.
     pub fn snapshotter_for(&self, handler: &str) -> String {
-        let own = self.handler(handler).map(|h| h.snapshotter.clone()).unwrap_or_default();
-        if own.is_empty() { self.images_config.snapshotter.clone() } else { own }
+        let name = if handler.is_empty() { &self.runtime.containerd.default_runtime_name } else { handler };
+        let of_runtime = self.handler(name).ok().map(|h| &h.snapshotter);
+        let of_images = self.images_config.runtime_platforms.get(name).map(|p| &p.snapshotter);
+        let own = of_runtime.into_iter().chain(of_images).find(|s| !s.is_empty());
+        own.unwrap_or(&self.images_config.snapshotter).clone()
     }
     /// A container's cgroup, below the hierarchy, as its spec has it.
     pub fn cgroup_path(&self, id: &str) -> Result<String> {

@@ -10,7 +10,8 @@ fn volume(image: &str, at: &str, sub_path: &str) -> Mount {
 
 /// Two layers, with links that lead out.
 fn model(d: &Daemon) -> String {
-    let low = Layer::new().dir("weights", Meta::mode(0o755)).file("weights/one", Meta::mode(0o644), b"1").file("top", Meta::mode(0o644), b"t");
+    let low =
+        Layer::new().dir("weights", Meta::mode(0o755)).file("weights/one", Meta::mode(0o644), b"1").file("top", Meta::mode(0o644), b"t");
     let high = Layer::new()
         .file("weights/two", Meta::mode(0o644), b"2")
         .symlink("inside", "/weights")
