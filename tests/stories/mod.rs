@@ -27,7 +27,7 @@ mod sandbox_image;
 mod security;
 mod shim;
 mod stats;
+mod streaming;
 mod stress;
 mod userns;
 mod v1alpha2;
-mod streaming;

@@ -63,7 +63,11 @@ fn root_in_the_pod_is_nobody_outside() {
         assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"], "{handler}");
         assert_eq!(main.says("hostname"), "mapped");
         let owners = "stat -c %u:%g / /etc/passwd /etc/owned /etc/hosts /dev/shm /volume /data";
-        assert_eq!(main.says(owners).split('\n').collect::<Vec<_>>(), ["0:0", "0:0", "1000:1000", "0:0", "0:0", "0:0", "1000:1000"], "{handler}");
+        assert_eq!(
+            main.says(owners).split('\n').collect::<Vec<_>>(),
+            ["0:0", "0:0", "1000:1000", "0:0", "0:0", "0:0", "1000:1000"],
+            "{handler}"
+        );
         main.says("echo x > /etc/new && rm /etc/passwd && echo 127.0.0.9 x >> /etc/hosts && echo x > /dev/shm/x && echo x > /data/x");
         main.says(&format!("echo {handler} > /volume/{handler}"));
         let file = std::fs::metadata(volume.join(handler)).unwrap();
