@@ -1,23 +1,33 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
+mod checkpoint;
 mod cni;
 mod config;
 mod crash;
 mod events;
 mod exec;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod go;
 mod image_volumes;
 mod images;
 mod layers;
+mod life;
 mod logs;
 mod neighbours;
 mod network;
 mod parity;
 mod pod;
 mod pull;
+mod resources;
 mod retry;
 mod sandbox_image;
+mod security;
 mod shim;
 mod stats;
+mod streaming;
+mod stress;
 mod userns;
+mod v1alpha2;

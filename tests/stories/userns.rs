@@ -27,8 +27,9 @@ fn pod_config(d: &Daemon, name: &str, options: NamespaceOption) -> PodSandboxCon
 fn config(pod: &PodSandboxConfig, name: &str, image: &str) -> ContainerConfig {
     let mut config = container_config(name, image, &["sleep", "1000"]);
     let options = pod.linux.security_context.namespace_options.clone();
-    config.linux.mut_or_insert_default().security_context =
-        some(LinuxContainerSecurityContext { namespace_options: options, ..Default::default() });
+    let capabilities = some(Capability { add_capabilities: vec!["NET_ADMIN".into()], ..Default::default() });
+    let security_context = LinuxContainerSecurityContext { namespace_options: options, capabilities, ..Default::default() };
+    config.linux.mut_or_insert_default().security_context = some(security_context);
     config
 }
 
@@ -76,8 +77,6 @@ fn root_in_the_pod_is_nobody_outside() {
         main.says("ip link set lo mtu 1400");
         let pid = inspect(&d, &main.id)["pid"].as_u64().unwrap();
         assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), HOST);
-        let second = pod.shell("fails", &image, "exit 3");
-        drop(second.status());
         pod.remove();
     }
 }

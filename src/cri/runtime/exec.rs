@@ -12,6 +12,9 @@ pub fn exec(cri: &Cri, _: &Call, req: ExecRequest) -> Result<ExecResponse> {
     if req.cmd.first().is_none_or(String::is_empty) {
         return Err(Error::invalid("cmd is empty: name the command to run"));
     }
+    if req.cmd.iter().any(|c| c.contains('\0')) {
+        return Err(Error::invalid("cmd: has a NUL byte in it"));
+    }
     let container = running(cri, &req.container_id)?;
     let request = Request::Exec(streaming::Exec { container: container.id.clone(), cmd: req.cmd, streams });
     Ok(ExecResponse { url: cri.streaming.grant(request)?, ..ExecResponse::default() })

@@ -37,6 +37,9 @@ const NOT_RELABELLED: [&str; 21] = [
     "/var",
 ];
 
+/// What `mount_options` may ask for: it takes rights away, and every kernel knows it.
+const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     Mount {
         destination: destination.into(),
@@ -132,6 +135,9 @@ pub fn check(mounts: &[cri::Mount], features: Option<Features>) -> Result<()> {
             if !m.image_sub_path.is_empty() {
                 return bad("image_sub_path", "only for an image volume");
             }
+        }
+        if let Some(odd) = m.mount_options.iter().find(|o| !MOUNT_OPTIONS.contains(&o.as_str())) {
+            return bad("mount_options", &format!("{odd:?} is none of {}", MOUNT_OPTIONS.join(", ")));
         }
         if m.recursive_read_only {
             if !m.readonly {
@@ -237,6 +243,7 @@ fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, rea
         (true, false) => "ro",
         (false, _) => "rw",
     });
+    options.extend(m.mount_options.iter().map(String::as_str));
     if m.selinux_relabel && wanted.selinux.is_some() && !wanted.label.is_empty() {
         if NOT_RELABELLED.iter().any(|p| Path::new(p) == source) {
             return Err(Error::invalid(format!("mounts: SELinux relabeling of {} is not allowed", source.display())));

@@ -52,6 +52,16 @@ fn missing_sources_are_made_and_links_resolved() {
 }
 
 #[test]
+fn mount_options_take_rights_away_and_nothing_else() {
+    let one = |options: &[&str]| cri::Mount { mount_options: options.iter().map(|o| o.to_string()).collect(), ..asked("/x", "/tmp") };
+    let made = with(vec![], &[one(&["noexec", "nosuid"])]).unwrap();
+    assert_eq!(made.mounts.last().unwrap().options, ["rbind", "rprivate", "rw", "noexec", "nosuid"]);
+    for odd in ["exec", "suid", "rshared", "lowerdir=/"] {
+        assert!(with(vec![], &[one(&[odd])]).unwrap_err().chain().contains("mounts[0].mount_options"), "{odd}");
+    }
+}
+
+#[test]
 fn bad_fields_are_named() {
     let image_volume = || {
         let image = cri::ImageSpec { image: "i".into(), ..Default::default() };

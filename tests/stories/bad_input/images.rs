@@ -35,11 +35,11 @@ fn images_that_cannot_be() {
         }),
     ];
     for name in ["localhost/UPPER", "a b", "localhost/../x"] {
-        cases.push(bad((&images::IMAGE_STATUS, name), InvalidArgument, "image", move |_| ImageStatusRequest {
+        cases.push(bad((&images::IMAGE_STATUS, name), InvalidArgument, name, move |_| ImageStatusRequest {
             image: image_spec(name),
             ..Default::default()
         }));
-        cases.push(bad((&images::REMOVE_IMAGE, name), InvalidArgument, "image", move |_| RemoveImageRequest {
+        cases.push(bad((&images::REMOVE_IMAGE, name), InvalidArgument, name, move |_| RemoveImageRequest {
             image: image_spec(name),
             ..Default::default()
         }));
