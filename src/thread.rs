@@ -1,27 +1,71 @@
 //! Threads: the only place that spawns. Every thread has a name, an owner, a way to stop, and is joined.
 //!
 //! A loop waits on [`Stop::channel`] in a `select!`, or on [`Stop::fd`] in a poll. Dropping [`Threads`] stops all loops and
-//! joins them, newest first. A panic in a loop is logged and kept for the plugin's health.
-use crate::error::{Context, Result};
+//! joins them, newest first. A panic in a loop is logged and kept for the plugin's health, and so is what a loop says of its
+//! rounds by [`Stop::went_well`] and [`Stop::went_wrong`].
+use crate::error::{Context, Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::error;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Stack of each thread; what is not touched costs no memory.
 const STACK: usize = 512 << 10;
 /// How long an idle pool worker waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Told to a loop when it shall end.
+/// What a loop has of its owner: word when it shall end, and a place to say how it goes.
 #[derive(Clone)]
 pub struct Stop {
     channel: Receiver<std::convert::Infallible>,
     fd: Arc<OwnedFd>,
+    rounds: Arc<Mutex<Rounds>>,
+}
+
+#[derive(Clone, Default)]
+struct Rounds {
+    last: Option<SystemTime>,
+    error: Option<(SystemTime, String)>,
+}
+
+/// How a loop is.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub state: LoopState,
+    /// Its last round that went well, if it tells.
+    pub last_run: Option<SystemTime>,
+    /// Its last round that did not, and why.
+    pub last_error: Option<(SystemTime, String)>,
+}
+
+/// Whether a loop runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoopState {
+    /// It does.
+    Running,
+    /// It came to its end.
+    Ended,
+    /// Its part is down until a restart.
+    Panicked,
+}
+
+impl LoopState {
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LoopState::Running => "running",
+            LoopState::Ended => "ended",
+            LoopState::Panicked => "panicked",
+        }
+    }
 }
 
 impl Stop {
@@ -41,14 +85,42 @@ impl Stop {
     pub fn sleep(&self, time: Duration) -> bool {
         matches!(self.channel.recv_timeout(time), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
     }
+    /// A round is through.
+    pub fn went_well(&self) {
+        lock(&self.rounds).last = Some(SystemTime::now());
+    }
+    /// A round failed.
+    pub fn went_wrong(&self, error: &Error) {
+        lock(&self.rounds).error = Some((SystemTime::now(), error.chain()));
+    }
 }
 
 /// The threads of one owner.
 pub struct Threads {
     stop: Stop,
     signal: Mutex<Option<Sender<std::convert::Infallible>>>,
-    joins: Mutex<Vec<(String, JoinHandle<()>)>>,
-    panicked: Arc<Mutex<Vec<String>>>,
+    joins: Mutex<Vec<Loop>>,
+}
+
+struct Loop {
+    name: String,
+    join: JoinHandle<()>,
+    panicked: Arc<AtomicBool>,
+    rounds: Arc<Mutex<Rounds>>,
+}
+
+impl Loop {
+    fn state(&self) -> LoopState {
+        match self.join.is_finished() {
+            _ if self.panicked.load(Ordering::SeqCst) => LoopState::Panicked,
+            true => LoopState::Ended,
+            false => LoopState::Running,
+        }
+    }
+    fn health(&self) -> Health {
+        let rounds = lock(&self.rounds).clone();
+        Health { name: self.name.clone(), state: self.state(), last_run: rounds.last, last_error: rounds.error }
+    }
 }
 
 impl Threads {
@@ -57,29 +129,29 @@ impl Threads {
         let (signal, channel) = bounded(0);
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).during(|| "create a stop eventfd")?;
         Ok(Threads {
-            stop: Stop { channel, fd: Arc::new(fd) },
+            stop: Stop { channel, fd: Arc::new(fd), rounds: Arc::default() },
             signal: Mutex::new(Some(signal)),
             joins: Mutex::default(),
-            panicked: Arc::default(),
         })
     }
     /// Starts a loop; the kernel shows the first 15 bytes of its name.
     pub fn spawn(&self, name: impl Into<String>, body: impl FnOnce(&Stop) + Send + 'static) -> Result<()> {
         let name = name.into();
-        let (stop, panicked, label) = (self.stop.clone(), self.panicked.clone(), name.clone());
+        let (rounds, panicked) = (Arc::<Mutex<Rounds>>::default(), Arc::<AtomicBool>::default());
+        let (stop, flag, label) = (Stop { rounds: rounds.clone(), ..self.stop.clone() }, panicked.clone(), name.clone());
         let join = Builder::new()
             .name(name.clone())
             .stack_size(STACK)
             .spawn(move || {
                 if catch_unwind(AssertUnwindSafe(|| body(&stop))).is_err() {
                     error!("thread {label} panicked; the part that it served is down until a restart");
-                    lock(&panicked).push(label);
+                    flag.store(true, Ordering::SeqCst);
                 }
             })
             .during(|| format!("start thread {name}"))?;
         let mut joins = lock(&self.joins);
-        joins.retain(|(_, j)| !j.is_finished());
-        joins.push((name, join));
+        joins.retain(|l| l.state() != LoopState::Ended);
+        joins.push(Loop { name, join, panicked, rounds });
         Ok(())
     }
     /// The token that its loops get.
@@ -88,11 +160,15 @@ impl Threads {
     }
     /// Names of the threads that run.
     pub fn names(&self) -> Vec<String> {
-        lock(&self.joins).iter().filter(|(_, j)| !j.is_finished()).map(|(n, _)| n.clone()).collect()
+        lock(&self.joins).iter().filter(|l| !l.join.is_finished()).map(|l| l.name.clone()).collect()
+    }
+    /// How each loop is.
+    pub fn health(&self) -> Vec<Health> {
+        lock(&self.joins).iter().map(Loop::health).collect()
     }
     /// Names of loops that ended by a panic: the owner is unhealthy.
     pub fn panicked(&self) -> Vec<String> {
-        lock(&self.panicked).clone()
+        self.health().into_iter().filter(|h| h.state == LoopState::Panicked).map(|h| h.name).collect()
     }
     /// Stops and joins all, newest first. Dropping does the same.
     pub fn shutdown(&self) {
@@ -100,7 +176,7 @@ impl Threads {
         let _ = rustix::io::write(&*self.stop.fd, &1u64.to_ne_bytes());
         loop {
             let next = lock(&self.joins).pop();
-            let Some((name, join)) = next else { return };
+            let Some(Loop { name, join, .. }) = next else { return };
             if join.thread().id() == std::thread::current().id() {
                 continue;
             }
@@ -246,9 +322,36 @@ mod tests {
     #[test]
     fn a_panic_makes_the_owner_unhealthy() {
         let threads = Threads::new().unwrap();
-        threads.spawn("bad", |_| panic!("for the test")).unwrap();
-        threads.shutdown();
+        let (tx, rx) = bounded::<()>(1);
+        threads
+            .spawn("bad", move |_| {
+                let _held = tx;
+                panic!("for the test")
+            })
+            .unwrap();
+        assert!(rx.recv_timeout(Duration::from_secs(5)).is_err());
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while threads.panicked().is_empty() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(threads.panicked(), ["bad"]);
+    }
+
+    #[test]
+    fn a_loop_tells_of_its_rounds() {
+        let threads = Threads::new().unwrap();
+        let (tx, rx) = bounded(0);
+        let tell = move |stop: &Stop| {
+            stop.went_well();
+            stop.went_wrong(&Error::internal("disk on fire"));
+            tx.send(()).unwrap();
+            stop.sleep(Duration::from_secs(60));
+        };
+        threads.spawn("tells", tell).unwrap();
+        rx.recv().unwrap();
+        let health = threads.health().remove(0);
+        assert_eq!((health.name.as_str(), health.state, health.last_run.is_some()), ("tells", LoopState::Running, true));
+        assert_eq!(health.last_error.unwrap().1, "disk on fire");
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn parse_single(text: &str) -> Result<List> {
     check(list)
 }
 
-fn parse_list(text: &str, path: &Path) -> Result<List> {
+pub(super) fn parse_list(text: &str, path: &Path) -> Result<List> {
     let conf = object(serde_json::from_str(text).map_err(|e| Error::invalid(e.to_string()))?)?;
     let plugins = match conf.get("plugins") {
         Some(Value::Array(plugins)) => plugins.iter().cloned().map(object).collect::<Result<Vec<_>>>()?,

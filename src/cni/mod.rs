@@ -7,11 +7,12 @@ mod network;
 mod plugins;
 mod result;
 mod syncer;
+pub mod template;
 
 pub use attach::{Attach, Bandwidth, Dns, Pod, PortMapping};
 pub use conf::List;
 pub use network::{Network, Outcome};
-pub use plugins::{LIMIT, Plugins, Settings};
+pub use plugins::{LIMIT, Order, Plugins, Settings};
 pub use result::{Interface, IpPreference, Reported};
 pub use syncer::Syncer;
 

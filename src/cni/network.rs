@@ -2,14 +2,14 @@
 use super::attach::Attach;
 use super::cache::Attachment;
 use super::conf::{self, List};
-use super::plugins::{Invocation, Plugins, Verb};
+use super::plugins::{Invocation, Order, Plugins, Verb};
 use super::result::{self, Reported};
 use crate::call::Call;
 use crate::error::{Error, Kind, Result};
 use crate::sys::netns;
+use crossbeam_channel::bounded;
 use log::info;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +73,7 @@ impl Network {
 
     fn add_all(&self, call: &Call, attachments: &[Attachment]) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        for attachment in attachments {
-            let result = self.add_one(call, attachment)?;
+        for (attachment, result) in attachments.iter().zip(self.results(call, attachments)?) {
             outcome.reported.push(result::parse(&result, &attachment.ifname)?);
             outcome.results.push(result);
         }
@@ -93,20 +92,22 @@ impl Network {
         Ok(outcome)
     }
 
-    fn add_one(&self, call: &Call, attachment: &Attachment) -> Result<Value> {
-        let list = &attachment.list;
-        let mut previous = None;
-        for plugin in &list.plugins {
-            let extra = previous.map(|r| ("prevResult", r));
-            let what = Invocation { verb: Verb::Add, list, plugin, attachment: Some(attachment), extra };
-            previous =
-                Some(self.plugins.invoke(call, what)?.ok_or_else(|| {
-                    Error::new(Kind::Unknown, format!("a plugin of network {} ended well but gave no result", list.name))
-                })?);
+    /// One result an attachment. On an error no plugin runs any more: all are waited for, since DEL comes next.
+    fn results(&self, call: &Call, attachments: &[Attachment]) -> Result<Vec<Value>> {
+        if attachments.len() < 2 || self.plugins.settings.order == Order::InTurn {
+            return attachments.iter().map(|attachment| add_one(&self.plugins, call, attachment)).collect();
         }
-        let result = previous.unwrap_or(Value::Null);
-        self.plugins.cache.done(attachment, &result)?;
-        Ok(result)
+        let (tx, rx) = bounded(attachments.len());
+        for (number, attachment) in attachments.iter().cloned().enumerate() {
+            let (tx, plugins, call) = (tx.clone(), self.plugins.clone(), call.clone());
+            self.plugins.pool.run(move || drop(tx.send((number, add_one(&plugins, &call, &attachment)))));
+        }
+        drop(tx);
+        let mut all: Vec<(usize, Result<Value>)> = rx.iter().collect();
+        all.sort_by_key(|(number, _)| *number);
+        let ended = all.len();
+        let all: Vec<Value> = all.into_iter().map(|(_, result)| result).collect::<Result<_>>()?;
+        if ended == attachments.len() { Ok(all) } else { Err(Error::internal("a network's set-up ended without a result")) }
     }
 
     fn attachments(&self, attach: &Attach) -> Vec<Attachment> {
@@ -158,18 +159,40 @@ impl Network {
         Ok(())
     }
 
-    /// [`Plugins::gc`], and tells plugins that know it (CNI 1.1) which attachments are valid.
-    pub fn gc(&self, call: &Call, valid: &BTreeSet<String>) -> Result<usize> {
-        let freed = self.plugins.gc(call, valid)?;
+    /// Tells plugins that know it (CNI 1.1) which attachments are valid, so that they free all others. Not while a pod is attached.
+    pub fn gc(&self, call: &Call) -> Result<()> {
         let all = self.plugins.cache.all()?;
+        let mut failed: Option<Error> = None;
         for list in self.lists.iter().filter(|l| l.at_least((1, 1, 0)) && !l.disable_gc) {
             let ours = all.iter().filter(|a| a.list.name == list.name);
             let ours: Vec<_> = ours.map(|a| json!({"containerID": a.sandbox_id, "ifname": a.ifname})).collect();
             for plugin in &list.plugins {
                 let extra = Some(("cni.dev/valid-attachments", json!(ours)));
-                self.plugins.invoke(call, Invocation { verb: Verb::Gc, list, plugin, attachment: None, extra })?;
+                if let Err(e) = self.plugins.invoke(call, Invocation { verb: Verb::Gc, list, plugin, attachment: None, extra }) {
+                    failed = Some(match failed {
+                        Some(first) => first.and_also(e),
+                        None => e,
+                    });
+                }
             }
         }
-        Ok(freed)
+        failed.map_or(Ok(()), Err)
     }
+}
+
+fn add_one(plugins: &Plugins, call: &Call, attachment: &Attachment) -> Result<Value> {
+    let list = &attachment.list;
+    let mut previous = None;
+    for plugin in &list.plugins {
+        let extra = previous.map(|r| ("prevResult", r));
+        let what = Invocation { verb: Verb::Add, list, plugin, attachment: Some(attachment), extra };
+        previous = Some(
+            plugins
+                .invoke(call, what)?
+                .ok_or_else(|| Error::new(Kind::Unknown, format!("a plugin of network {} ended well but gave no result", list.name)))?,
+        );
+    }
+    let result = previous.unwrap_or(Value::Null);
+    plugins.cache.done(attachment, &result)?;
+    Ok(result)
 }

@@ -8,7 +8,8 @@ use crate::call::Call;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::netns;
 use crate::sys::run::{End, Output, run};
-use log::{info, warn};
+use crate::thread::Pool;
+use log::info;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -36,12 +37,25 @@ pub struct Settings {
     pub limit: Duration,
     /// Which of a pod's addresses comes first.
     pub ip_preference: IpPreference,
+    /// How a pod gets several networks.
+    pub order: Order,
+}
+
+/// How a pod gets several networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// All at the same time.
+    AtOnce,
+    /// One when the one before is through.
+    InTurn,
 }
 
 /// The plugins of this node and what they have set up.
 pub struct Plugins {
     pub(super) settings: Settings,
     pub(super) cache: Cache,
+    /// Attaches to a pod's further networks at the same time as to its first.
+    pub(super) pool: Pool,
 }
 
 /// What a plugin shall do.
@@ -81,7 +95,7 @@ impl Plugins {
     /// Opens the cache of attachments.
     pub fn open(settings: Settings) -> Result<Arc<Plugins>> {
         let cache = Cache::open(&settings.cache_dir)?;
-        Ok(Arc::new(Plugins { settings, cache }))
+        Ok(Arc::new(Plugins { settings, cache, pool: Pool::new("cni-add", 64)? }))
     }
 
     /// Takes down all networks of a sandbox, each plugin of each chain in reverse; all are tried. Repeating it is free.
@@ -131,14 +145,9 @@ impl Plugins {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Takes down what sandboxes left that are not among the valid ones; answers how many attachments were freed.
-    pub fn gc(&self, call: &Call, valid: &BTreeSet<String>) -> Result<usize> {
-        let stale: Vec<_> = self.cache.all()?.into_iter().filter(|a| !valid.contains(&a.sandbox_id)).rev().collect();
-        for attachment in &stale {
-            warn!("network {} of sandbox {}, which is gone, is taken down", attachment.list.name, attachment.sandbox_id);
-        }
-        self.del_all(call, &stale)?;
-        Ok(stale.len())
+    /// Sandboxes that are not among the valid ones and were attached to something all the same.
+    pub fn stale(&self, valid: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        Ok(self.cache.all()?.into_iter().map(|a| a.sandbox_id).filter(|id| !valid.contains(id)).collect())
     }
 
     pub(super) fn invoke(&self, call: &Call, what: Invocation<'_>) -> Result<Option<Value>> {

@@ -2,7 +2,7 @@
 use super::network::Network;
 use super::plugins::Plugins;
 use super::{NOT_INITIALIZED, conf};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::thread::{Stop, Threads, read, write};
 use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
 use log::{error, info, warn};
@@ -42,6 +42,7 @@ impl Syncer {
         syncer.load();
         let own = syncer.clone();
         threads.spawn(format!("cni-sync:{number}"), move |stop| {
+            own.tell(stop);
             if let Err(e) = own.follow(inotify, watched, stop) {
                 error!("{} is no longer watched, changes need a restart: {}", own.conf_dir.display(), e.chain());
             }
@@ -86,7 +87,15 @@ impl Syncer {
             if changed {
                 self.watch(&mut inotify, &mut watched)?;
                 self.load();
+                self.tell(stop);
             }
+        }
+    }
+
+    fn tell(&self, stop: &Stop) {
+        match self.last_error() {
+            None => stop.went_well(),
+            Some(why) => stop.went_wrong(&Error::new(Kind::Unavailable, why)),
         }
     }
 

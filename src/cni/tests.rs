@@ -48,7 +48,14 @@ impl Node {
     }
     fn plugins_within(&self, limit: Duration) -> Arc<Plugins> {
         let bin_dirs = vec![self.dir.join("bin"), "/usr/lib/cni".into()];
-        Plugins::open(Settings { bin_dirs, cache_dir: self.dir.join("cache"), limit, ip_preference: IpPreference::Ipv4 }).unwrap()
+        Plugins::open(Settings {
+            bin_dirs,
+            cache_dir: self.dir.join("cache"),
+            limit,
+            ip_preference: IpPreference::Ipv4,
+            order: Order::InTurn,
+        })
+        .unwrap()
     }
     fn network(&self, plugins: &Arc<Plugins>, max: usize) -> Network {
         Network::load(plugins, &self.dir.join("net.d"), max).unwrap()
@@ -158,8 +165,10 @@ fn what_a_crash_left_is_collected_and_what_is_valid_stays() {
     // As if killed between ADD and its result.
     fs::remove_file(node.dir.join("cache/gone:eth0.result.json")).unwrap();
     let network = node.network(&node.plugins(), 1);
-    let freed = node.on_node(move |call| network.gc(call, &BTreeSet::from(["kept".to_owned()]))).unwrap();
-    assert_eq!((freed, node.leases(), node.cached()), (1, 2, 2));
+    let stale = plugins.stale(&BTreeSet::from(["kept".to_owned()])).unwrap();
+    assert_eq!(stale.into_iter().collect::<Vec<_>>(), ["gone"]);
+    node.on_node(move |call| plugins.del(call, "gone").and(network.gc(call))).unwrap();
+    assert_eq!((node.leases(), node.cached()), (2, 2));
 }
 
 #[test]
@@ -194,7 +203,7 @@ fn plugins_are_told_what_they_ask_for_in_the_order_of_the_spec() {
         network.status(call)?;
         network.add(call, &attach)?;
         network.check(call, "p4")?;
-        network.gc(call, &BTreeSet::from(["p4".to_owned()]))?;
+        network.gc(call)?;
         network.del(call, &attach)
     })
     .unwrap();

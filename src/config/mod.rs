@@ -30,9 +30,12 @@ pub const PATH: &str = "/etc/cradled/config.toml";
 /// The newest version of the format.
 const NEWEST: i64 = 4;
 
-const CRI: &str = "io.containerd.grpc.v1.cri";
-const IMAGES: &str = "io.containerd.cri.v1.images";
-const RUNTIME: &str = "io.containerd.cri.v1.runtime";
+/// The CRI server's section.
+pub const CRI: &str = "io.containerd.grpc.v1.cri";
+/// CRI's section about images.
+pub const IMAGES: &str = "io.containerd.cri.v1.images";
+/// CRI's section about pods and containers.
+pub const RUNTIME: &str = "io.containerd.cri.v1.runtime";
 const RUNC: &str = "io.containerd.runc.v2";
 const GRPC: &str = "io.containerd.server.v1.grpc";
 const GRPC_TCP: &str = "io.containerd.server.v1.grpc-tcp";
@@ -102,6 +105,8 @@ pub struct Config {
     pub native: Native,
     /// Pulls by containerd's API.
     pub transfer: Transfer,
+    /// Classes of block I/O and RDT.
+    pub tasks: Tasks,
     /// NRI.
     pub nri: Nri,
     /// CRI's server and streams.
@@ -222,6 +227,7 @@ impl Config {
             overlayfs: section(&keys, "io.containerd.snapshotter.v1.overlayfs")?,
             native: section(&keys, "io.containerd.snapshotter.v1.native")?,
             transfer: section(&keys, "io.containerd.transfer.v1.local")?,
+            tasks: section(&keys, "io.containerd.service.v1.tasks-service")?,
             nri: section(&keys, "io.containerd.nri.v1.nri")?,
             cri_server: section(&keys, CRI)?,
             cri_images: section(&keys, IMAGES)?,
@@ -295,6 +301,7 @@ impl Config {
             return Err(self.wrong(&["plugins", GRPC, "address"], "must not be empty"));
         }
         self.check_registry(warnings)?;
+        self.check_images(warnings)?;
         self.check_runtimes()
     }
 
@@ -321,6 +328,26 @@ impl Config {
         for (key, _) in old.iter().filter(|(_, empty)| !empty) {
             let key = tree::dotted(&[&path[..], &[key]].concat());
             warnings.push(Warning { key, origin: None, text: "is an old way, use config_path and hosts.toml".into() });
+        }
+        Ok(())
+    }
+
+    fn check_images(&self, warnings: &mut Vec<Warning>) -> Result<()> {
+        let path = ["plugins", IMAGES];
+        if self.cri_images.concurrent_layer_fetch_buffer > 0 {
+            let key = tree::dotted(&[&path[..], &["concurrent_layer_fetch_buffer"]].concat());
+            warnings.push(Warning { key, origin: None, text: "has no effect: a layer comes as one stream".into() });
+        }
+        let host = match std::env::consts::ARCH {
+            "x86_64" => "linux/amd64",
+            "aarch64" => "linux/arm64",
+            _ => return Ok(()),
+        };
+        for (name, of) in &self.cri_images.runtime_platforms {
+            if !of.platform.is_empty() && of.platform != host && !of.platform.starts_with(&format!("{host}/")) {
+                let key = [&path[..], &["runtime_platforms", name, "platform"]].concat();
+                return Err(self.wrong(&key, format!("\"{}\": only images for {host} can be pulled on this machine", of.platform)));
+            }
         }
         Ok(())
     }

@@ -135,6 +135,14 @@ pub struct Transfer {
     pub unpack_config: Vec<toml::Table>,
 }
 
+/// `io.containerd.service.v1.tasks-service`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tasks {
+    pub blockio_config_file: String,
+    pub rdt_config_file: String,
+}
+
 /// `io.containerd.nri.v1.nri`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -75,8 +75,11 @@ impl Cri {
     }
     /// The snapshotter of a handler.
     pub fn snapshotter_for(&self, handler: &str) -> String {
-        let own = self.handler(handler).map(|h| h.snapshotter.clone()).unwrap_or_default();
-        if own.is_empty() { self.images_config.snapshotter.clone() } else { own }
+        let name = if handler.is_empty() { &self.runtime.containerd.default_runtime_name } else { handler };
+        let of_runtime = self.handler(name).ok().map(|h| &h.snapshotter);
+        let of_images = self.images_config.runtime_platforms.get(name).map(|p| &p.snapshotter);
+        let own = of_runtime.into_iter().chain(of_images).find(|s| !s.is_empty());
+        own.unwrap_or(&self.images_config.snapshotter).clone()
     }
     /// A container's cgroup, below the hierarchy, as its spec has it.
     pub fn cgroup_path(&self, id: &str) -> Result<String> {
@@ -114,7 +117,7 @@ impl Cri {
     /// The spec of a pod's own process.
     pub fn sandbox_spec(&self, id: &str, record: &Record) -> Result<Spec> {
         let dir = self.dirs.sandbox(id);
-        spec::sandbox(&spec::SandboxInput {
+        let (spec, actions) = spec::sandbox(&spec::SandboxInput {
             id,
             config: &record.config,
             pins: &record.pins,
@@ -122,7 +125,9 @@ impl Cri {
             resolv_conf: None,
             host: &self.host,
             options: &self.options(&record.handler)?,
-        })
+        })?;
+        spec::perform(&actions)?;
+        Ok(spec)
     }
     /// The spec of a container, made with a look at its root filesystem.
     pub fn container_spec(&self, id: &str, parts: &Parts<'_>, rootfs: &Path) -> Result<spec::Built> {

@@ -1,4 +1,5 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
+mod about;
 mod assemble;
 mod batches;
 pub mod changes;
@@ -22,6 +23,8 @@ mod sandbox_image;
 pub mod spec;
 pub mod store;
 pub mod streaming;
+mod unpacked;
+mod v1alpha2;
 
 pub use open::{Node, open};
 
@@ -70,12 +73,12 @@ pub struct Cri {
     pub rates: rates::Rates,
     /// Facts about the node.
     pub host: spec::Host,
-    /// Where clients of exec, attach and port-forward come to.
-    pub streaming: Arc<streaming::Front>,
     /// What the kernel can do.
     pub features: features::Features,
-    /// The OCI runtime that the probe found, for Status.
-    pub oci_runtime: String,
+    /// Where clients of exec, attach and port-forward come to.
+    pub streaming: Arc<streaming::Front>,
+    /// For verbose Status.
+    pub about: about::About,
     /// Core's services.
     pub ports: Ports,
     /// Reads output and runs CNI beside the calls.

@@ -1,13 +1,14 @@
 //! Networks: the pod networks of the node, one syncer a conf dir; a runtime handler may have a conf dir of its own.
 use super::store::sandbox::Record;
 use crate::call::Call;
-use crate::cni::{Attach, Bandwidth, Dns, Outcome, Plugins, Pod, PortMapping, Syncer};
-use crate::config::CriRuntime;
-use crate::error::{Error, Kind, Result};
+use crate::cni::{Attach, Bandwidth, Dns, List, Outcome, Plugins, Pod, PortMapping, Syncer, template};
+use crate::config::{Cni, CriRuntime};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cri::Protocol;
 use crate::thread::Threads;
-use std::collections::BTreeMap;
-use std::path::Path;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// All pod networks.
@@ -34,6 +35,39 @@ impl Networks {
     pub fn ready(&self) -> std::result::Result<(), String> {
         self.default.current().map(drop)
     }
+    /// Writes the default conf list by the config's template, if there is one and pods cannot get a network without.
+    pub fn make_conf(&self, cni: &Cni, pod_cidr: &str) -> Result<Option<PathBuf>> {
+        let cidrs = template::cidrs(pod_cidr)?;
+        if cni.conf_template.is_empty() || self.ready().is_ok() {
+            return Ok(None);
+        }
+        template::write_conf(Path::new(&cni.conf_template), &cni.conf_dir, &cidrs).map(Some)
+    }
+    /// How the last look at each conf dir went; the default one's has no handler.
+    pub fn load_status(&self) -> Vec<(Option<&str>, std::result::Result<(), String>)> {
+        let of = |syncer: &Syncer| syncer.current().map(drop);
+        let handlers = self.by_handler.iter().map(|(name, syncer)| (Some(name.as_str()), of(syncer)));
+        std::iter::once((None, of(&self.default))).chain(handlers).collect()
+    }
+    /// The default networks, as containerd's `cniconfig` has them.
+    pub fn describe(&self, cni: &Cni) -> Value {
+        let lists = self.default.current().map(|network| network.lists().to_vec()).unwrap_or_default();
+        let one = |(number, list): (usize, &List)| {
+            let plugins: Vec<Value> =
+                list.plugins.iter().map(|p| json!({"Network": p, "Source": Value::from(p.clone()).to_string()})).collect();
+            json!({
+                "Config": {"Name": list.name, "CNIVersion": list.version, "Plugins": plugins, "Source": list.source},
+                "IFName": format!("eth{number}"),
+            })
+        };
+        json!({
+            "PluginDirs": cni.bin_dirs,
+            "PluginConfDir": cni.conf_dir,
+            "PluginMaxConfNum": cni.max_conf_num,
+            "Prefix": "eth",
+            "Networks": lists.iter().enumerate().map(one).collect::<Vec<_>>(),
+        })
+    }
     /// Attaches a pod.
     pub fn attach(&self, call: &Call, id: &str, record: &Record) -> Result<Outcome> {
         let syncer = self.by_handler.get(&record.handler).unwrap_or(&self.default);
@@ -45,9 +79,19 @@ impl Networks {
     pub fn detach(&self, call: &Call, id: &str) -> Result<()> {
         self.plugins.del(call, id).map(drop)
     }
-    /// Takes off what no pod of `valid` has: attachments that a killed daemon left.
-    pub fn collect(&self, call: &Call, valid: &std::collections::BTreeSet<String>) -> Result<usize> {
-        self.plugins.gc(call, valid)
+    /// Sandboxes beside the valid ones that are attached to something: what a killed daemon left.
+    pub fn stale(&self, valid: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        self.plugins.stale(valid)
+    }
+    /// Tells the networks' plugins what is attached, so that they free the rest. Not while a pod is attached.
+    pub fn collect(&self, call: &Call) -> Result<()> {
+        let mut done: BTreeSet<&Path> = BTreeSet::new();
+        for syncer in [&self.default].into_iter().chain(self.by_handler.values()) {
+            if let (true, Ok(network)) = (done.insert(syncer.conf_dir()), syncer.current()) {
+                network.gc(call).during(|| format!("CNI GC of the networks in {}", syncer.conf_dir().display()))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! takes as it is; so they work with each runtime. They are there only while the container is created: it has its own by then.
 use super::dirs;
 use crate::error::{Context, Error, Result};
-use crate::sys::mount::{self, Changes, Depth, UnmountFlags};
+use crate::sys::mount::{self, Bond, Changes, Depth, UnmountFlags};
 use crate::sys::userns::{IdMap, IdRange};
 use crate::undo::Undo;
 use serde_json::Value;
@@ -71,6 +71,8 @@ fn take_over(spec: &mut Value, dir: &Path) -> Result<Vec<Prepared>> {
         }
         let depth = if options.iter().any(|o| o == "rbind") { Depth::Recursive } else { Depth::One };
         options.iter_mut().filter(|o| *o == "rro").for_each(|o| *o = "ro".into());
+        let both = options.iter().any(|o| matches!(o.as_str(), "shared" | "rshared"));
+        let bond = if both { Bond::Both } else { Bond::FromSource };
         let at = dir.join(number.to_string());
         if let Some(fields) = one.as_object_mut() {
             fields.remove("uidMappings");
@@ -78,7 +80,7 @@ fn take_over(spec: &mut Value, dir: &Path) -> Result<Vec<Prepared>> {
             fields.insert("options".into(), options.into());
             fields.insert("source".into(), at.display().to_string().into());
         }
-        list.push(Prepared { source, at, changes: Changes { depth, map, read_only } });
+        list.push(Prepared { source, at, changes: Changes { depth, map, read_only, bond } });
     }
     Ok(list)
 }

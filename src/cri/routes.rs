@@ -73,6 +73,7 @@ fn ready(slot: &Slot) -> Result<&Cri> {
 #[rustfmt::skip]
 pub fn add(r: Routes, lanes: &Lanes, cri: &Slot) -> Routes {
     let (quick, work, pull, stream) = (&lanes.quick, &lanes.work, &lanes.pull, &lanes.stream);
+    let r = r.also_as(super::v1alpha2::ALIASES);
     r.unary(&rt::VERSION,                    quick, on(cri, runtime::version))
      .unary(&rt::STATUS,                     quick, on(cri, runtime::status))
      .unary(&rt::RUNTIME_CONFIG,             quick, on(cri, runtime::runtime_config))

@@ -6,12 +6,13 @@ use crate::thread::Threads;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// What the plugins so far offer.
 #[derive(Default)]
 pub struct Provided {
     offers: Vec<Offer>,
+    threads: Vec<(String, Weak<Threads>)>,
 }
 
 struct Offer {
@@ -38,20 +39,25 @@ impl<'a> Context<'a> {
     }
     /// The plugin's directory that survives a reboot, made on first use.
     pub fn root(&self) -> Result<PathBuf> {
-        self.directory(&self.config.root)
+        self.directory(&self.config.root, 0o700)
     }
-    /// The plugin's directory that does not.
+    /// The plugin's directory that does not. Root of a user namespace can pass through to what it is given there.
     pub fn state(&self) -> Result<PathBuf> {
-        self.directory(&self.config.state)
+        self.directory(&self.config.state, 0o711)
     }
-    fn directory(&self, top: &std::path::Path) -> Result<PathBuf> {
+    fn directory(&self, top: &std::path::Path, mode: u32) -> Result<PathBuf> {
         let dir = top.join(self.registration.uri());
-        let made = std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(&dir);
+        let made = std::fs::create_dir_all(top).and_then(|()| crate::sys::fs::make_dir(&dir, mode));
         made.during(|| format!("create {}", dir.display())).map(|()| dir)
     }
     /// The plugin's own threads: stopped and joined when the plugin is closed.
     pub fn threads(&self) -> &Arc<Threads> {
         &self.threads
+    }
+    /// Everybody's loops so far and its own, by plugin: for those who tell of the daemon's health.
+    pub fn all_threads(&self) -> Vec<(String, Weak<Threads>)> {
+        let own = (self.registration.uri(), Arc::downgrade(&self.threads));
+        self.provided.threads.iter().cloned().chain([own]).collect()
     }
     /// Offers something to plugins that come later.
     pub fn provide<T: ?Sized + Send + Sync + 'static>(&mut self, what: Arc<T>) {
@@ -77,6 +83,9 @@ impl Provided {
     pub fn of<T: ?Sized + Send + Sync + 'static>(&self, kind: Kind) -> BTreeMap<String, Arc<T>> {
         let of_kind = self.offers.iter().filter(|o| o.kind == kind);
         of_kind.filter_map(|o| Some((o.id.to_string(), o.what.downcast_ref::<Arc<T>>()?.clone()))).collect()
+    }
+    pub(super) fn add_threads(&mut self, uri: String, threads: &Arc<Threads>) {
+        self.threads.push((uri, Arc::downgrade(threads)));
     }
     pub(super) fn drop_newest(&mut self) -> bool {
         self.offers.pop().is_some()

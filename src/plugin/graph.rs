@@ -118,6 +118,7 @@ fn start(plugin: &'static Registration, config: &Arc<Config>, loaded: &mut Loade
     });
     match started {
         Ok(threads) => {
+            loaded.provided.add_threads(plugin.uri(), &threads);
             loaded.threads.push((plugin.uri(), threads));
             Status::Ok
         }

@@ -30,6 +30,12 @@ pub struct Routes {
     builder: ServiceBuilder,
     namespace: Option<&'static str>,
     registered: Vec<String>,
+    /// Older names of the methods, all by their full path.
+    aliases: &'static [(&'static str, &'static str)],
+}
+
+fn marshaller<T>(of: &grpcio::Marshaller<T>) -> grpcio::Marshaller<T> {
+    grpcio::Marshaller { ser: of.ser, de: of.de }
 }
 
 /// What answers the next messages of a stream.
@@ -45,7 +51,13 @@ impl<T> Out<T> {
 impl Routes {
     /// An empty table; `namespace` is what calls without the header get (CRI's is fixed).
     pub fn new(namespace: Option<&'static str>) -> Routes {
-        Routes { builder: ServiceBuilder::new(), namespace, registered: vec![] }
+        Routes { builder: ServiceBuilder::new(), namespace, registered: vec![], aliases: &[] }
+    }
+    /// Unary methods that come from now on are served under their older names too, as pairs of new and old path: for versions of
+    /// an API whose messages have the same bytes.
+    pub fn also_as(mut self, aliases: &'static [(&'static str, &'static str)]) -> Routes {
+        self.aliases = aliases;
+        self
     }
     /// Adds a unary method; its handler runs in `lane`.
     pub fn unary<Q: Send + 'static, P: Send + 'static>(
@@ -55,20 +67,25 @@ impl Routes {
         handler: impl Fn(&Call, Q) -> Result<P> + Send + Sync + 'static,
     ) -> Routes {
         self.registered.push(method.name.to_string());
-        let (lane, handler, namespace, name) = (lane.clone(), Arc::new(handler), self.namespace, method.name);
-        self.builder = self.builder.add_server_streaming_handler(method, move |ctx, request, sink| {
-            let (call, alive) = call_of(&ctx, namespace);
-            let (tx, rx) = oneshot::channel();
-            let handler = handler.clone();
-            lane.run(move || {
-                let answer = guarded(name, || handler(&call, request));
-                let _ = tx.send(answer);
+        let handler = Arc::new(handler);
+        let older = self.aliases.iter().filter(|(new, _)| *new == method.name).map(|(_, old)| *old);
+        for name in std::iter::once(method.name).chain(older) {
+            let (lane, handler, namespace) = (lane.clone(), handler.clone(), self.namespace);
+            let method = Method { ty: method.ty, name, req_mar: marshaller(&method.req_mar), resp_mar: marshaller(&method.resp_mar) };
+            self.builder = self.builder.add_server_streaming_handler(&method, move |ctx, request, sink| {
+                let (call, alive) = call_of(&ctx, namespace);
+                let (tx, rx) = oneshot::channel();
+                let handler = handler.clone();
+                lane.run(move || {
+                    let answer = guarded(name, || handler(&call, request));
+                    let _ = tx.send(answer);
+                });
+                ctx.spawn(async move {
+                    let _alive = alive;
+                    answer_one(sink, rx, name).await;
+                });
             });
-            ctx.spawn(async move {
-                let _alive = alive;
-                answer_one(sink, rx, name).await;
-            });
-        });
+        }
         self
     }
     /// Adds a server-streaming method.
@@ -142,7 +159,7 @@ fn rpc_status(name: &str, error: &Error) -> RpcStatus {
         Kind::NotFound | Kind::Cancelled => debug!("{name}: {text}"),
         kind => log::warn!("{name}: {kind:?}: {text}"),
     }
-    RpcStatus::with_message(RpcStatusCode::from(status::code(error.kind())), text)
+    RpcStatus::with_message(RpcStatusCode::from(status::code(error.kind())), status::message(&text))
 }
 
 async fn answer_one<P>(mut sink: ServerStreamingSink<P>, mut answer: oneshot::Receiver<Result<P>>, name: &'static str) {

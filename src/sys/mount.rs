@@ -6,7 +6,7 @@ mod info;
 mod long;
 mod options;
 
-pub use idmap::{Changes, bind_changed, can_map, can_set_recursively};
+pub use idmap::{Bond, Changes, bind_changed, can_map, can_set_recursively};
 pub use info::{Mounted, is_mountpoint, mounted, mounts_under};
 pub use options::Options;
 pub use rustix::mount::UnmountFlags;
@@ -109,7 +109,7 @@ fn bind_with(source: &Path, target: &Path, options: &Options) -> io::Result<()> 
     let depth = options.bind.unwrap_or(Depth::Recursive);
     match &options.map {
         None => bind(source, target, depth)?,
-        map => bind_changed(source, target, &Changes { depth, map: map.clone(), read_only: false })?,
+        map => bind_changed(source, target, &Changes { depth, map: map.clone(), read_only: false, bond: Bond::Both })?,
     }
     let flags = options.flags - options::REMOUNT;
     if flags.is_empty() {
@@ -196,7 +196,15 @@ pub fn unmount_all(target: &Path, flags: UnmountFlags) -> io::Result<()> {
 
 /// Takes all mounts at and below `prefix` down, last mounted first.
 pub fn unmount_tree(prefix: &Path, flags: UnmountFlags) -> io::Result<()> {
-    for point in mounts_under(prefix)?.iter().rev() {
+    let points = mounts_under(prefix)?;
+    for point in &points {
+        // A recursive bind of a shared tree: unmounting one of its children would unmount the tree's own.
+        match rustix::mount::mount_change(point, MountPropagationFlags::PRIVATE) {
+            Err(e) if !matches!(e.raw_os_error(), libc::EINVAL | libc::ENOENT) => return Err(e.into()),
+            _ => {}
+        }
+    }
+    for point in points.iter().rev() {
         match unmount(point, flags) {
             Err(e) if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => return Err(e),
             _ => {}

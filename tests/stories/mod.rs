@@ -1,10 +1,14 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
+mod cni;
 mod config;
 mod crash;
+mod events;
 mod exec;
 mod go;
+mod image_volumes;
 mod images;
 mod layers;
 mod logs;
@@ -16,4 +20,7 @@ mod pull;
 mod retry;
 mod sandbox_image;
 mod shim;
+mod stats;
 mod streaming;
+mod stress;
+mod userns;

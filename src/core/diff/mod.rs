@@ -6,10 +6,12 @@ mod applier;
 mod archive;
 mod decompress;
 mod pax;
+mod processors;
 #[cfg(test)]
 mod tests;
 
 pub use decompress::{Compression, decompress};
+pub use processors::Processors;
 
 use crate::core::content::{Algorithm, Digest, Hasher};
 use crate::error::{Context, Error, Kind, Result};

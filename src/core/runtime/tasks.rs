@@ -41,7 +41,7 @@ const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 /// Every task of the node.
 pub struct Tasks {
     pub(super) shared: Arc<Shared>,
-    threads: Threads,
+    threads: Arc<Threads>,
 }
 
 type Key = (String, String);
@@ -59,9 +59,13 @@ pub(super) struct Shared {
 }
 
 impl Tasks {
+    /// Its loops.
+    pub fn threads(&self) -> &Arc<Threads> {
+        &self.threads
+    }
     /// Starts the loops; [`Tasks::recover`] must run before the first `create`.
     pub fn open(config: Config, events: Arc<Bus>) -> Result<Tasks> {
-        let threads = Threads::new()?;
+        let threads = Arc::new(Threads::new()?);
         let shared = Shared {
             binaries: Binaries::new(config.launch.clone()),
             config,

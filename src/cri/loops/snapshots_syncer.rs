@@ -3,6 +3,7 @@
 use crate::core::snapshot::{Info, Kind, Snapshotter, Usage, scoped};
 use crate::cri::store::container::Container;
 use crate::cri::{Cri, NAMESPACE, now};
+use crate::error::{Context, Result};
 use crate::thread::{Stop, read, write};
 use log::{debug, warn};
 use std::collections::{BTreeMap, HashMap};
@@ -28,31 +29,44 @@ pub struct Sizes {
     by_name: RwLock<BTreeMap<String, ByKey>>,
 }
 
+/// Of which snapshots the sum is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// Layers of images.
+    Committed,
+    /// Writable layers.
+    Active,
+}
+
 impl Sizes {
     /// The writable layer of a container and its snapshotter.
     pub fn of_container(&self, id: &str) -> Option<(String, Size)> {
         let key = scoped(NAMESPACE, id);
         read(&self.by_name).iter().find_map(|(name, sizes)| Some((name.clone(), *sizes.get(&key)?)))
     }
-    /// All that a snapshotter holds, and the time of its latest measure.
-    pub fn of_snapshotter(&self, name: &str) -> (Usage, i64) {
+    /// What a snapshotter holds, and the time of its latest measure.
+    pub fn of_snapshotter(&self, name: &str, part: Part) -> (Usage, i64) {
         let mut sum = Usage::default();
         let mut at = 0;
-        for size in read(&self.by_name).get(name).into_iter().flat_map(HashMap::values) {
+        let wanted = |s: &&Size| part == Part::All || (part == Part::Committed) == (s.kind == Kind::Committed);
+        for size in read(&self.by_name).get(name).into_iter().flat_map(HashMap::values).filter(wanted) {
             sum.bytes += size.usage.bytes;
             sum.inodes += size.usage.inodes;
             at = at.max(size.at);
         }
         (sum, at)
     }
-    /// Measures once.
-    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) {
+    /// Measures once; a snapshotter that cannot be asked is left out, and is the error.
+    pub fn collect(&self, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>) -> Result<()> {
+        let mut failed = Ok(());
         for (name, snapshotter) in snapshotters {
             // Listed first, measured then: a walk over a large tree holds nobody up.
             let list = match snapshotter.list() {
                 Ok(list) => list,
                 Err(e) => {
-                    warn!("snapshotter {name}: sizes not collected: {}", e.chain());
+                    failed = Err(e).during(|| format!("snapshotter {name}: sizes not collected"));
                     continue;
                 }
             };
@@ -64,6 +78,7 @@ impl Sizes {
             }
             write(&self.by_name).insert(name.clone(), fresh);
         }
+        failed
     }
     fn measure(&self, name: &str, snapshotter: &dyn Snapshotter, info: &Info) -> Option<Size> {
         let known = read(&self.by_name).get(name).and_then(|sizes| sizes.get(&info.name)).copied();
@@ -105,7 +120,13 @@ pub fn run(sizes: &Sizes, snapshotters: &BTreeMap<String, Arc<dyn Snapshotter>>,
     let mut pause = period;
     loop {
         let begun = Instant::now();
-        sizes.collect(snapshotters);
+        match sizes.collect(snapshotters) {
+            Ok(()) => stop.went_well(),
+            Err(e) => {
+                warn!("{}", e.chain());
+                stop.went_wrong(&e);
+            }
+        }
         pause = smoothed(pause, period.saturating_sub(begun.elapsed())).max(period / 2);
         if stop.sleep(pause) {
             return;

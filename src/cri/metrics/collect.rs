@@ -30,8 +30,8 @@ impl<'a> Collector<'a> {
     /// A pod and its running containers; one that cannot be read is left out, and the pod stays.
     pub fn pod(&mut self, pod: &Sandbox, containers: &[Arc<Container>]) -> PodSandboxMetrics {
         let metadata = pod.record.config.metadata.get_or_default();
-        let own = self.cri.pod_cgroup_path(&pod.record).unwrap_or_default();
-        let mut samples = Samples::new(["", &own, "", &pod.id, &metadata.namespace, &metadata.name]);
+        let own = self.cri.pod_cgroup_path(&pod.record).unwrap_or_else(|| self.cri.cgroup_path_in(&pod.record, &pod.id));
+        let mut samples = Samples::new(["", &path_of(&own), "", &pod.id, &metadata.namespace, &metadata.name]);
         if let Some(group) = group_of(self.cri, pod, containers) {
             self.group(&mut samples, &group.stats);
             samples.put(&d::PROCESSES, group.processes);

@@ -56,7 +56,7 @@ pub fn status_of(container: &Container) -> ContainerStatus {
 }
 
 fn resources_of(container: &Container) -> ContainerResources {
-    ContainerResources { linux: container.record.config.linux.get_or_default().resources.clone(), ..ContainerResources::default() }
+    ContainerResources { linux: MessageField::some(container.record.limits.clone()), ..ContainerResources::default() }
 }
 
 fn user_of(container: &Container) -> ContainerUser {

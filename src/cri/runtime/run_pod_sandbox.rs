@@ -11,7 +11,7 @@ use crate::cri::store::creations::{Begun, Creation};
 use crate::cri::store::image::Image;
 use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, id_map, name_of, namespaces};
 use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, prepared, sandbox_image, spec};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
 use crate::sys::userns;
@@ -34,12 +34,25 @@ pub fn run_pod_sandbox(cri: &Cri, call: &Call, req: RunPodSandboxRequest) -> Res
     let pod_sandbox_id = match cri.sandboxes.names.begin(call, "sandbox", &name)? {
         Begun::Made(id) => id,
         Begun::Mine(creation) => {
-            let id = new_id()?;
+            let id = new_pod_id(cri)?;
             let record = intend(cri, &id, name, config, req.runtime_handler);
             create(cri, call, creation, Pod { id, record, runtime })?
         }
     };
     Ok(RunPodSandboxResponse { pod_sandbox_id, ..RunPodSandboxResponse::default() })
+}
+
+/// A pod's SELinux level comes from its ID, and no two pods may have the same: then another ID is drawn.
+fn new_pod_id(cri: &Cri) -> Result<String> {
+    let range = cri.runtime.selinux_category_range;
+    for _ in 0..1000 {
+        let id = new_id()?;
+        let taken = || cri.sandboxes.by_id.list().iter().any(|pod| spec::pod_level(&pod.id, range) == spec::pod_level(&id, range));
+        if !cri.runtime.enable_selinux || !taken() {
+            return Ok(id);
+        }
+    }
+    Err(Error::new(Kind::ResourceExhausted, "no SELinux level is left for another pod: raise selinux_category_range"))
 }
 
 /// What is being built.

@@ -7,9 +7,11 @@ use crate::cri::store::sandbox;
 use crate::cri::{Cri, NAMESPACE, now, prepared};
 use crate::error::{Context, Error, Result};
 use crate::proto::cri::{StartContainerRequest, StartContainerResponse};
+use crate::sys::mount::Mount;
 use crate::sys::userns::outside;
 use log::info;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// A start that has begun runs on without its client.
@@ -40,7 +42,8 @@ pub fn start_container(cri: &Cri, call: &Call, req: StartContainerRequest) -> Re
 fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) -> Result<(u32, i64)> {
     let id = &container.id;
     let stored = cri.ports.containers.get(NAMESPACE, id)?;
-    let rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
+    let mut rootfs = cri.ports.snapshotter(&stored.snapshotter)?.mounts(&stored.snapshot_key)?;
+    label(&mut rootfs, &stored.spec);
     let runtime = cri.runtime_with_io(&pod.record.handler, io_owner(container, pod))?;
     let mut spec = stored.spec;
     let mounted = prepared::make(&mut spec, &cri.dirs.container(id).join("mounts"))?;
@@ -71,6 +74,14 @@ fn io_owner(container: &Container, pod: &sandbox::Sandbox) -> Option<(u32, u32)>
     let map = sandbox::id_map(&pod.record.config)?;
     let (uid, gid, _) = container.record.user;
     outside(&map.uids, uid).zip(outside(&map.gids, gid))
+}
+
+/// With SELinux all files of the root have the container's label; what is bound has its own, and cannot be told another.
+fn label(rootfs: &mut [Mount], spec: &Value) {
+    let Some(label) = spec["linux"]["mountLabel"].as_str().filter(|l| !l.is_empty()) else { return };
+    for mount in rootfs.iter_mut().filter(|m| m.kind == "overlay") {
+        mount.options.push(format!("context=\"{label}\""));
+    }
 }
 
 /// Output goes to the shim's log writer; input comes from a FIFO that attach will open.

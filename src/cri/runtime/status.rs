@@ -1,6 +1,6 @@
 //! Status: whether the runtime and its network can start pods, and what each runtime handler can do.
 use crate::call::Call;
-use crate::cri::{Cri, json};
+use crate::cri::{Cri, about};
 use crate::error::Result;
 use crate::proto::cri::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest, StatusResponse,
@@ -14,7 +14,9 @@ pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse>
         Ok(()) => condition("NetworkReady", None),
         Err(why) => condition("NetworkReady", Some(("NetworkPluginNotReady", format!("Network plugin returns error: {why}")))),
     };
-    let conditions = vec![condition("RuntimeReady", None), network];
+    let down = cri.about.panicked();
+    let runtime = (!down.is_empty()).then(|| ("LoopDown", format!("{}: panicked, see the log; restart cradled", down.join(", "))));
+    let conditions = vec![condition("RuntimeReady", runtime), network];
     let mut handlers: Vec<&str> = cri.runtime.containerd.runtimes.keys().map(String::as_str).collect();
     handlers.push("");
     handlers.sort_unstable();
@@ -26,7 +28,7 @@ pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse>
             user_namespaces_host_network: cri.handler_features("").user_namespaces,
             ..RuntimeFeatures::default()
         }),
-        info: if req.verbose { verbose(cri) } else { HashMap::new() },
+        info: if req.verbose { about::info(cri) } else { HashMap::new() },
         ..StatusResponse::default()
     })
 }
@@ -45,22 +47,4 @@ fn handler(cri: &Cri, name: &str) -> RuntimeHandler {
         ..RuntimeHandlerFeatures::default()
     };
     RuntimeHandler { name: name.into(), features: MessageField::some(features), ..RuntimeHandler::default() }
-}
-
-fn verbose(cri: &Cri) -> HashMap<String, String> {
-    let config = serde_json::json!({
-        "defaultRuntimeName": cri.runtime.containerd.default_runtime_name,
-        "ociRuntime": cri.oci_runtime,
-        "runtimes": cri.runtime.containerd.runtimes.keys().collect::<Vec<_>>(),
-        "rootDir": cri.dirs.root,
-        "stateDir": cri.dirs.state,
-        "snapshotter": cri.images_config.snapshotter,
-        "threads": cri.threads.names(),
-    });
-    let last = cri.networks.ready().err().unwrap_or_else(|| "OK".into());
-    HashMap::from([
-        ("config".to_string(), json(&config)),
-        ("lastCNILoadStatus".to_string(), last.clone()),
-        ("lastCNILoadStatus.default".to_string(), last),
-    ])
 }

@@ -3,8 +3,8 @@ use crate::call::Call;
 use crate::cri::store::container::{Container, State};
 use crate::cri::{Cri, NAMESPACE, spec};
 use crate::error::{Context, Error, Result};
-use crate::proto::cri::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
-use protobuf::MessageField;
+use crate::proto::cri::{LinuxContainerResources, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
+use log::debug;
 
 /// UpdateContainerResources.
 pub fn update_container_resources(
@@ -19,46 +19,47 @@ pub fn update_container_resources(
     if let State::Unknown { why } = &container.state {
         return Err(Error::precondition(format!("container \"{}\" cannot be updated: {why}", container.id)));
     }
+    if req.windows.is_some() {
+        return Err(Error::invalid("windows: this node runs Linux; set the limits in linux"));
+    }
+    if cri.runtime.disable_cgroup {
+        return Err(Error::precondition("linux: containers have no cgroup here (disable_cgroup), so there is nothing to limit"));
+    }
     let mut stored = cri.ports.containers.get(NAMESPACE, &container.id)?;
     let current =
         serde_json::from_value(stored.spec["linux"]["resources"].clone()).during(|| "read the resources of the container's spec")?;
-    let updated = spec::update_resources(&current, asked, &cri.host)?;
+    let updated = spec::update_resources(&current, asked, &cri.host, &cri.runtime)?;
     stored.spec["linux"]["resources"] = serde_json::to_value(&updated).during(|| "encode resources")?;
+    let score = new_score(cri, &container, asked);
+    stored.spec["process"]["oomScoreAdj"] = score.into();
     if matches!(container.state, State::Running { .. }) {
-        let encoded = serde_json::to_vec(&updated).during(|| "encode resources")?;
-        cri.ports.tasks.get(NAMESPACE, &container.id)?.update(call, encoded)?;
+        let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
+        task.update(call, serde_json::to_vec(&updated).during(|| "encode resources")?)?;
+        if i64::from(score) != container.record.limits.oom_score_adj {
+            set_scores(&task.pids(call)?, score);
+        }
     }
     let mut record = container.record.clone();
-    let merged = merge(&container, asked);
-    record.config.linux.mut_or_insert_default().resources = MessageField::some(merged);
+    record.limits = spec::in_force(Some(&updated), score);
     cri.save_container_with_spec(&container.id, &record, stored.spec)?;
     cri.containers.by_id.swap(&container.id, |c| Container { record, ..c.clone() })?;
     Ok(UpdateContainerResourcesResponse::default())
 }
 
-/// What status shows afterwards: a zero in the request means "as it was".
-fn merge(container: &Container, asked: &crate::proto::cri::LinuxContainerResources) -> crate::proto::cri::LinuxContainerResources {
-    let mut merged = container.record.config.linux.get_or_default().resources.get_or_default().clone();
-    let set = |to: &mut i64, from: i64| {
-        if from != 0 {
-            *to = from;
+/// The OOM score from now on; 0 in the request is "as it was".
+fn new_score(cri: &Cri, container: &Container, asked: &LinuxContainerResources) -> i32 {
+    let now = i32::try_from(container.record.limits.oom_score_adj).unwrap_or_default();
+    match i32::try_from(asked.oom_score_adj) {
+        Ok(0) | Err(_) => now,
+        Ok(wanted) => spec::allowed_score(wanted, &cri.host, &cri.runtime),
+    }
+}
+
+/// It is a process's own and no cgroup's, so each process gets it; one that ended meanwhile needs none.
+fn set_scores(pids: &[u32], score: i32) {
+    for pid in pids {
+        if let Err(e) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+            debug!("OOM score of process {pid} stays: {e}");
         }
-    };
-    set(&mut merged.cpu_period, asked.cpu_period);
-    set(&mut merged.cpu_quota, asked.cpu_quota);
-    set(&mut merged.cpu_shares, asked.cpu_shares);
-    set(&mut merged.memory_limit_in_bytes, asked.memory_limit_in_bytes);
-    set(&mut merged.memory_swap_limit_in_bytes, asked.memory_swap_limit_in_bytes);
-    set(&mut merged.oom_score_adj, asked.oom_score_adj);
-    if !asked.cpuset_cpus.is_empty() {
-        merged.cpuset_cpus = asked.cpuset_cpus.clone();
     }
-    if !asked.cpuset_mems.is_empty() {
-        merged.cpuset_mems = asked.cpuset_mems.clone();
-    }
-    if !asked.hugepage_limits.is_empty() {
-        merged.hugepage_limits = asked.hugepage_limits.clone();
-    }
-    merged.unified.extend(asked.unified.clone());
-    merged
 }

@@ -1,4 +1,5 @@
-//! UpdateRuntimeConfig: the kubelet's pod CIDR; nothing to do while conf lists come from the network plugin.
+//! UpdateRuntimeConfig: the kubelet's pod CIDR. Where a CNI conf template is configured and no conf is there yet, the conf is
+//! written; else whoever runs the network writes it, and there is nothing to do.
 use crate::call::Call;
 use crate::cri::Cri;
 use crate::error::Result;
@@ -6,10 +7,13 @@ use crate::proto::cri::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse}
 use log::info;
 
 /// UpdateRuntimeConfig.
-pub fn update_runtime_config(_: &Cri, _: &Call, req: UpdateRuntimeConfigRequest) -> Result<UpdateRuntimeConfigResponse> {
-    let cidr = &req.runtime_config.get_or_default().network_config.get_or_default().pod_cidr;
-    if !cidr.is_empty() {
-        info!("pod CIDR {cidr} from the kubelet: no CNI conf template is configured, so nothing is rendered");
+pub fn update_runtime_config(cri: &Cri, _: &Call, req: UpdateRuntimeConfigRequest) -> Result<UpdateRuntimeConfigResponse> {
+    let list = &req.runtime_config.get_or_default().network_config.get_or_default().pod_cidr;
+    if !list.is_empty() {
+        match cri.networks.make_conf(&cri.runtime.cni, list)? {
+            Some(path) => info!("pod CIDR {list}: {} written", path.display()),
+            None => info!("pod CIDR {list}: no CNI conf is to be made of it"),
+        }
     }
     Ok(UpdateRuntimeConfigResponse::default())
 }

@@ -59,7 +59,7 @@ pub fn passed(given: &HashMap<String, String>, patterns: &[String]) -> BTreeMap<
 }
 
 /// Shell pattern: `*` and `?` stop at a slash, `[a-c]`, `[^x]`, `\` quotes.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
     match pattern.first() {
         None => text.is_empty(),
         Some(b'*') => {

@@ -1,6 +1,6 @@
 //! Checks of a whole request before anything exists; each error begins with the field.
 use super::sysctl::{Defaults, Own};
-use super::{capabilities, devices, files, mounts, namespaces, process, resources, seccomp, security, signal, sysctl, user};
+use super::{capabilities, cdi, devices, files, mounts, namespaces, process, resources, seccomp, security, signal, sysctl, user};
 use crate::error::{Error, Result};
 use crate::proto::cri::{self, NamespaceMode};
 
@@ -11,6 +11,7 @@ pub fn check_sandbox(config: &cri::PodSandboxConfig) -> Result<()> {
     for (value, field) in [(&metadata.namespace, "namespace"), (&metadata.uid, "uid")].iter().filter(|(v, _)| !v.is_empty()) {
         named(value, &format!("metadata.{field}"))?;
     }
+    no_windows(config.windows.is_some())?;
     files::check_hostname(&config.hostname)?;
     if let Some(dns) = config.dns_config.as_ref() {
         files::check_dns(dns)?;
@@ -48,6 +49,7 @@ pub fn check_sandbox(config: &cri::PodSandboxConfig) -> Result<()> {
 pub fn check_container(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxConfig) -> Result<()> {
     let Some(metadata) = config.metadata.as_ref() else { return Err(Error::invalid("config.metadata: missing")) };
     named(&metadata.name, "metadata.name")?;
+    no_windows(config.windows.is_some())?;
     if config.image.get_or_default().image.is_empty() {
         return Err(Error::invalid("image: missing, name the image to run"));
     }
@@ -62,6 +64,7 @@ pub fn check_container(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxC
     process::check_env(&config.envs)?;
     mounts::check(&config.mounts, None)?;
     devices::check(&config.devices)?;
+    cdi::check(config)?;
     check_keys(&config.labels, "labels")?;
     check_keys(&config.annotations, "annotations")?;
     plain(&config.log_path, "log_path")?;
@@ -98,6 +101,10 @@ fn check_context(context: &cri::LinuxContainerSecurityContext, sandbox: &cri::Po
         }
     }
     Ok(())
+}
+
+fn no_windows(asked: bool) -> Result<()> {
+    if asked { Err(Error::invalid("windows: this node runs Linux; say what is wanted in linux")) } else { Ok(()) }
 }
 
 /// The number of an optional field.

@@ -5,13 +5,13 @@ use super::check::int;
 use super::host::{CgroupMode, Host};
 use super::mounts::{self, Table};
 use super::namespaces::{self, IdMap, Joined, Modes};
-use super::oci::{IntelRdt, Spec};
+use super::oci::Spec;
 use super::options::Options;
 use super::process::{self, ImageProcess};
 use super::user::{ImageGroups, Wanted};
-use super::{base, capabilities, devices, resources, seccomp, security, user};
+use super::{base, capabilities, cdi, classes, devices, resources, seccomp, security, user};
 use crate::cri::store::sandbox::Pins;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::proto::cri::{self, NamespaceMode, SupplementalGroupsPolicy};
 use oci_spec::image::ImageConfiguration;
 use std::collections::BTreeMap;
@@ -67,6 +67,8 @@ pub struct Built {
     pub spec: Spec,
     /// For ContainerStatus: uid, gid, supplementary groups.
     pub user: (u32, u32, Vec<u32>),
+    /// For ContainerStatus: the limits in force.
+    pub limits: cri::LinuxContainerResources,
     /// To be made and filled.
     pub volumes: Vec<Volume>,
     /// To be done before the start.
@@ -104,6 +106,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     let mut built = Built {
         spec: base::load(&input.options.handler.base_runtime_spec)?,
         user: (0, 0, vec![]),
+        limits: Default::default(),
         volumes: volumes(&facts)?,
         actions: vec![],
         warnings: vec![],
@@ -115,6 +118,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     set_devices(&mut built.spec, &facts)?;
     set_resources(&mut built, &facts)?;
     set_classes(&mut built, &facts)?;
+    set_cdi(&mut built.spec, &facts)?;
     let config = input.config;
     let passed = [
         (&input.sandbox.annotations, &input.options.handler.pod_annotations),
@@ -126,6 +130,8 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Built> {
     let subject = Subject::Container { name: &config.metadata.name, image: input.image_name };
     built.spec.annotations.extend(annotations::standard(input.sandbox_id, input.sandbox, &subject));
     built.spec.set_lowest_version();
+    let score = built.spec.process.as_ref().and_then(|p| p.oom_score_adj).unwrap_or_default();
+    built.limits = resources::in_force(built.spec.linux.resources.as_ref(), score);
     Ok(built)
 }
 
@@ -228,7 +234,7 @@ fn set_security(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
         }
     }
     process.capabilities = Some(caps);
-    let without = Host { apparmor: host.apparmor && !runtime.disable_apparmor, ..host.clone() };
+    let without = security::allowed_apparmor(host, runtime);
     let (profile, load) = security::apparmor(context.apparmor.as_ref(), &context.apparmor_profile, context.privileged, &without)?;
     if !profile.is_empty() {
         process.apparmor_profile = profile;
@@ -313,7 +319,6 @@ fn set_namespaces(spec: &mut Spec, facts: &Facts<'_>) -> Result<()> {
 
 fn set_devices(spec: &mut Spec, facts: &Facts<'_>) -> Result<()> {
     let (input, handler) = (facts.input, facts.input.options.handler);
-    check_cdi(facts)?;
     let mut asked = devices::asked(&input.config.devices)?;
     if input.options.runtime.device_ownership_from_security_context {
         devices::own(&mut asked.nodes, int(&facts.context.run_as_user), int(&facts.context.run_as_group));
@@ -333,20 +338,6 @@ fn set_devices(spec: &mut Spec, facts: &Facts<'_>) -> Result<()> {
     Ok(())
 }
 
-fn check_cdi(facts: &Facts<'_>) -> Result<()> {
-    let config = facts.input.config;
-    let names: Vec<&str> = config
-        .CDI_devices
-        .iter()
-        .map(|d| d.name.as_str())
-        .chain(config.annotations.iter().filter(|(k, _)| k.starts_with("cdi.k8s.io/")).map(|(_, v)| v.as_str()))
-        .collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Unimplemented, format!("CDI_devices: {} requested, CDI is not supported yet", names.join(", "))))
-}
-
 fn set_resources(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     let (input, options) = (facts.input, facts.input.options);
     let linux = input.config.linux.get_or_default();
@@ -360,9 +351,9 @@ fn set_resources(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     if let Some(limits) = &mut built.spec.linux.resources {
         resources::check_unified(asked, input.host)?;
         resources::apply(limits, asked, input.host);
-        built.warnings.extend(resources::hugepages(limits, asked, input.host, options)?);
+        built.warnings.extend(resources::hugepages(limits, asked, input.host, options.runtime)?);
     }
-    let (score, warning) = resources::oom_score_adj(asked.oom_score_adj as i32, input.host, options);
+    let (score, warning) = resources::oom_score_adj(asked.oom_score_adj as i32, input.host, options.runtime);
     built.spec.process.get_or_insert_default().oom_score_adj = Some(score);
     built.warnings.extend(warning);
     Ok(())
@@ -370,28 +361,28 @@ fn set_resources(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
 
 /// RDT and block I/O classes of annotations.
 fn set_classes(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
-    let (input, runtimes) = (facts.input, &facts.input.options.runtime.containerd);
-    let class = |kind| annotations::class_of(kind, &input.config.metadata.name, &input.config.annotations, &input.sandbox.annotations);
-    if let Some(class) = class("rdt") {
-        match (input.host.rdt, runtimes.ignore_rdt_not_enabled_errors) {
-            (true, _) => built.spec.linux.intel_rdt = Some(IntelRdt { clos_id: class, ..IntelRdt::default() }),
-            (false, true) => built.warnings.push(format!("RDT class {class} not set: resctrl is not mounted")),
-            (false, false) => {
-                return Err(Error::precondition(format!("annotations: RDT class {class}: RDT is not enabled, resctrl is not mounted")));
-            }
-        }
+    let input = facts.input;
+    let found = classes::of(input.config, input.sandbox, &input.options.runtime.containerd, input.host)?;
+    if found.rdt.is_some() {
+        built.spec.linux.intel_rdt = found.rdt;
     }
-    if let Some(class) = class("blockio") {
-        match runtimes.ignore_blockio_not_enabled_errors {
-            true => built.warnings.push(format!("block I/O class {class} not set: no classes are configured")),
-            false => {
-                return Err(Error::precondition(format!(
-                    "annotations: block I/O class {class}: blockio is not enabled, no classes are configured"
-                )));
-            }
-        }
+    if let (Some(limits), true) = (&mut built.spec.linux.resources, found.block_io.is_some()) {
+        limits.block_io = found.block_io;
     }
+    built.warnings.extend(found.warnings);
     Ok(())
+}
+
+/// Last, on top of all else, as the devices' makers expect it.
+fn set_cdi(spec: &mut Spec, facts: &Facts<'_>) -> Result<()> {
+    let names = cdi::asked(facts.input.config);
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !facts.input.options.runtime.enable_cdi {
+        return Err(Error::precondition(format!("CDI_devices: {} asked for, but enable_cdi is off", names.join(", "))));
+    }
+    cdi::apply(spec, &names, &facts.input.options.runtime.cdi_spec_dirs)
 }
 
 #[cfg(test)]

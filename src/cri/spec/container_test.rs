@@ -101,6 +101,7 @@ impl Scene {
             options: &self.options(&self.config.cri_runtime),
         })
         .unwrap()
+        .0
     }
 
     fn json(&self) -> Value {
@@ -245,10 +246,15 @@ fn cdi_and_classes_that_cannot_be_had_are_refused() {
     scene.request.annotations.insert("io.kubernetes.cri.rdt-class".into(), "gold".into());
     let ignored = scene.config.cri_runtime.containerd.ignore_rdt_not_enabled_errors;
     assert_eq!(scene.build().is_ok(), ignored);
-    scene.host.rdt = true;
+    (scene.host.rdt, scene.host.resctrl) = (true, scene.dir.clone());
+    assert!(scene.build().unwrap_err().chain().contains("no such group"));
+    fs::create_dir(scene.dir.join("gold")).unwrap();
+    fs::write(scene.dir.join("gold/schemata"), "").unwrap();
     assert_eq!(scene.json()["linux"]["intelRdt"]["closID"], "gold");
     scene.request.CDI_devices.push(cri::CDIDevice { name: "v/c=d".into(), ..Default::default() });
-    assert!(scene.build().unwrap_err().chain().contains("CDI_devices"));
+    assert!(scene.build().unwrap_err().chain().contains("unresolvable CDI device v/c=d"));
+    scene.config.cri_runtime.enable_cdi = false;
+    assert!(scene.build().unwrap_err().chain().contains("enable_cdi"));
 }
 
 #[test]
@@ -282,7 +288,9 @@ fn user_namespace_maps_and_joins() {
     let sandbox = scene.sandbox(&Pins::default());
     assert_eq!(sandbox.linux.uid_mappings[0].host_id, 65536);
     assert!(!sandbox.linux.sysctl.contains_key("net.ipv4.ping_group_range"));
-    assert!(scene.build().unwrap_err().chain().contains("id-mapped"));
+    let spec = scene.build().unwrap().spec;
+    assert!(spec.linux.namespaces.iter().any(|n| n.kind == "user" && n.path == "/proc/42/ns/user"));
+    assert!(spec.mounts.iter().all(|m| m.uid_mappings.is_empty()), "the pod's files have its owners on disk");
 }
 
 #[path = "run_test.rs"]

@@ -99,6 +99,11 @@ fn beneath(path: &Path, inside: Option<&Path>, depth: usize) -> Result<Vec<Devic
     Ok(found)
 }
 
+/// The device at a path of the node; `None` if there is something else, or nothing.
+pub fn at(path: &Path) -> Result<Option<Device>> {
+    node(path, None)
+}
+
 /// The device at a path; `None` if it is something else or just went away. Links are not followed.
 fn node(path: &Path, inside: Option<&Path>) -> Result<Option<Device>> {
     let stat = match rustix::fs::lstat(path) {

@@ -32,6 +32,8 @@ pub struct Host {
     pub seccomp: bool,
     /// AppArmor is in force and profiles can be loaded.
     pub apparmor: bool,
+    /// There is a program that loads profiles.
+    pub apparmor_parser: bool,
     /// Where the loaded profiles are listed.
     pub apparmor_profiles: PathBuf,
     /// SELinux is in force, and its policy says these contexts.
@@ -52,6 +54,10 @@ pub struct Host {
     pub swap: bool,
     /// resctrl is mounted.
     pub rdt: bool,
+    /// Where it is.
+    pub resctrl: PathBuf,
+    /// The file of block I/O classes, where the config names one.
+    pub blockio_config: Option<PathBuf>,
     /// `nsdelegate` and such that a cgroup2 mount without a cgroup namespace must repeat, or they are lost for the host.
     pub cgroup_options: Vec<String>,
     /// Host name, for pods that share it.
@@ -78,6 +84,7 @@ impl Host {
             cgroup,
             seccomp: field(&status, "Seccomp:").is_some(),
             apparmor: apparmor(),
+            apparmor_parser: ["/sbin", "/usr/sbin", "/bin", "/usr/bin"].iter().any(|d| Path::new(d).join("apparmor_parser").exists()),
             apparmor_profiles: PathBuf::from("/sys/kernel/security/apparmor/profiles"),
             selinux: selinux(Path::new("/sys/fs/selinux"), Path::new("/etc/selinux")),
             cap_sys_resource: capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE"),
@@ -88,6 +95,8 @@ impl Host {
             hugetlb: hugetlb(cgroup),
             swap: swap(cgroup),
             rdt: Path::new("/sys/fs/resctrl/schemata").exists(),
+            resctrl: PathBuf::from("/sys/fs/resctrl"),
+            blockio_config: None,
             cgroup_options: cgroup_options(&mounts),
             hostname: uname.nodename().to_string_lossy().into_owned(),
             mountinfo: PathBuf::from("/proc/self/mountinfo"),
@@ -101,6 +110,7 @@ impl Host {
             cgroup: CgroupMode::Unified,
             seccomp: true,
             apparmor: false,
+            apparmor_parser: false,
             apparmor_profiles: PathBuf::new(),
             selinux: None,
             capabilities: capabilities::names(u64::MAX, capabilities::LAST as u8),
@@ -111,6 +121,8 @@ impl Host {
             hugetlb: true,
             swap: true,
             rdt: false,
+            resctrl: PathBuf::from("/sys/fs/resctrl"),
+            blockio_config: None,
             cgroup_options: Vec::new(),
             hostname: "node".into(),
             mountinfo: PathBuf::from("/proc/self/mountinfo"),

@@ -2,11 +2,15 @@
 //!
 //! `check_*` refuse a bad request before anything exists, naming the field; `sandbox` and `container` build; what has to be
 //! done on the machine before the start is a list of `Action`s, done by `perform`.
+//!
+#![doc = include_str!("../../../tests/parity/differences.md")]
 mod actions;
 mod annotations;
 mod base;
 mod capabilities;
+mod cdi;
 mod check;
+mod classes;
 mod container;
 mod devices;
 mod files;
@@ -25,6 +29,7 @@ mod security;
 mod signal;
 mod sysctl;
 mod user;
+mod yaml;
 
 pub use actions::{Action, perform};
 pub use annotations::{CONTAINER_TYPE, SANDBOX_ID, SANDBOX_IMAGE};
@@ -34,13 +39,24 @@ pub use host::{CgroupMode, Host};
 pub use oci::{Process, Resources, Spec};
 pub use options::{Features, Options};
 pub use process::exec_process;
-pub use resources::{cgroup_path, update_resources};
+pub use resources::{allowed_score, cgroup_path, in_force, update_resources};
 pub use sandbox::{SandboxInput, sandbox};
 pub use sandbox_image::run_sandbox_image;
+pub use security::pod_level;
 
-use crate::error::Result;
+use crate::config::CriRuntime;
+use crate::error::{Context, Result};
 use crate::proto::cri;
 use oci_spec::image::ImageConfiguration;
+
+/// Refuses a config by which no container could be made: better now than at the first of them.
+pub fn check_config(runtime: &CriRuntime) -> Result<()> {
+    seccomp::wanted(None, "", &runtime.unset_seccomp_profile).during(|| "unset_seccomp_profile")?;
+    for (name, handler) in &runtime.containerd.runtimes {
+        base::load(&handler.base_runtime_spec).during(|| format!("runtime {name}"))?;
+    }
+    Ok(())
+}
 
 /// What StopContainer sends: the request's signal, else the image's, else SIGTERM.
 pub fn stop_signal(config: &cri::ContainerConfig, image: &ImageConfiguration) -> Result<u32> {

@@ -1,6 +1,6 @@
 //! Mounts: the default table, what the pod shares with its containers, and the request's own, which win over both.
 use super::actions::Action;
-use super::host::{Host, SelinuxContexts};
+use super::host::{CgroupMode, Host, SelinuxContexts};
 use super::namespaces::mount_map;
 use super::oci::Mount;
 use super::options::Features;
@@ -61,8 +61,9 @@ pub fn defaults() -> Vec<Mount> {
 
 /// The cgroup filesystem; without a cgroup namespace the node's mount options must be said again, or it loses them.
 pub fn cgroup(writable: bool, own_namespace: bool, host: &Host) -> Mount {
-    let mut cgroup =
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", if writable { "rw" } else { "ro" }]);
+    // On v1, and without a namespace, it would be the node's whole tree.
+    let access = if writable && own_namespace && host.cgroup == CgroupMode::Unified { "rw" } else { "ro" };
+    let mut cgroup = mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]);
     if !own_namespace {
         cgroup.options.extend(host.cgroup_options.iter().cloned());
     }

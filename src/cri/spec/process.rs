@@ -90,25 +90,26 @@ fn check_variable(key: &str, value: &str) -> Result<()> {
 /// PATH, TERM, HOSTNAME, the image's variables, the request's; a later one replaces an earlier in its place.
 pub fn env(base: &[String], tty: bool, hostname: &str, image: &ImageProcess, envs: &[cri::KeyValue]) -> Result<Vec<String>> {
     let mut all: Vec<String> = base.to_vec();
-    set(&mut all, PATH);
+    set_variable(&mut all, PATH);
     if tty {
-        set(&mut all, "TERM=xterm");
+        set_variable(&mut all, "TERM=xterm");
     }
-    set(&mut all, &format!("HOSTNAME={hostname}"));
+    set_variable(&mut all, &format!("HOSTNAME={hostname}"));
     for variable in &image.env {
         // Without '=' it takes a variable away.
         if let Some((key, value)) = variable.split_once('=') {
             check_variable(key, value).map_err(|e| Error::new(Kind::FailedPrecondition, "the image's environment").because(e))?;
         }
-        set(&mut all, variable);
+        set_variable(&mut all, variable);
     }
     for env in envs {
-        set(&mut all, &format!("{}={}", env.key, String::from_utf8_lossy(&env.value)));
+        set_variable(&mut all, &format!("{}={}", env.key, String::from_utf8_lossy(&env.value)));
     }
     Ok(all)
 }
 
-fn set(all: &mut Vec<String>, variable: &str) {
+/// Puts a variable in the place of the one of its name; a name alone takes it away.
+pub fn set_variable(all: &mut Vec<String>, variable: &str) {
     let key = variable.split('=').next().unwrap_or_default();
     let at = all.iter().position(|v| v.split('=').next() == Some(key));
     match (at, variable.contains('=')) {
@@ -139,7 +140,7 @@ pub fn exec_process(base: &Process, cmd: &[String], tty: bool) -> Result<Process
     process.other.remove("commandLine");
     process.other.remove("consoleSize");
     if tty {
-        set(&mut process.env, "TERM=xterm");
+        set_variable(&mut process.env, "TERM=xterm");
     }
     Ok(process)
 }

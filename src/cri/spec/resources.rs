@@ -1,7 +1,7 @@
 //! Cgroup limits, oom_score_adj and the cgroup's path.
 use super::host::{CgroupMode, Host};
 use super::oci::{Cpu, HugepageLimit, Memory, Resources};
-use super::options::Options;
+use crate::config::CriRuntime;
 use crate::error::{Error, Result};
 use crate::proto::cri;
 
@@ -126,10 +126,10 @@ pub fn hugepages(
     current: &mut Resources,
     asked: &cri::LinuxContainerResources,
     host: &Host,
-    options: &Options<'_>,
+    runtime: &CriRuntime,
 ) -> Result<Option<String>> {
     let limits = &asked.hugepage_limits;
-    if limits.is_empty() || options.runtime.disable_hugetlb_controller {
+    if limits.is_empty() || runtime.disable_hugetlb_controller {
         return Ok(None);
     }
     if host.hugetlb {
@@ -137,7 +137,7 @@ pub fn hugepages(
         return Ok(None);
     }
     // The kubelet sends a limit of 0 for each page size that the node knows: nothing is lost with those.
-    if options.runtime.tolerate_missing_hugetlb_controller || limits.iter().all(|l| l.limit == 0) {
+    if runtime.tolerate_missing_hugetlb_controller || limits.iter().all(|l| l.limit == 0) {
         return Ok(Some("linux.resources.hugepage_limits: not set, the hugetlb cgroup controller is missing".into()));
     }
     Err(Error::precondition(
@@ -163,21 +163,45 @@ pub fn check_unified(asked: &cri::LinuxContainerResources, host: &Host) -> Resul
 }
 
 /// New limits for a container: those it has with the request's on top.
-pub fn update_resources(current: &Resources, asked: &cri::LinuxContainerResources, host: &Host) -> Result<Resources> {
+pub fn update_resources(current: &Resources, asked: &cri::LinuxContainerResources, host: &Host, runtime: &CriRuntime) -> Result<Resources> {
     check(asked, "linux")?;
     check_unified(asked, host)?;
     let mut updated = current.clone();
     apply(&mut updated, asked, host);
-    if host.hugetlb {
-        set_hugepages(&mut updated, asked);
-    }
+    hugepages(&mut updated, asked, host, runtime)?;
     Ok(updated)
 }
 
+/// Limits of a spec as CRI says them, for ContainerStatus.
+pub fn in_force(limits: Option<&Resources>, oom_score_adj: i32) -> cri::LinuxContainerResources {
+    let mut found = cri::LinuxContainerResources { oom_score_adj: i64::from(oom_score_adj), ..Default::default() };
+    let Some(limits) = limits else { return found };
+    if let Some(cpu) = &limits.cpu {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        found.cpu_period = cpu.period.map(number).unwrap_or_default();
+        found.cpu_quota = cpu.quota.unwrap_or_default();
+        found.cpu_shares = cpu.shares.map(number).unwrap_or_default();
+        (found.cpuset_cpus, found.cpuset_mems) = (cpu.cpus.clone(), cpu.mems.clone());
+    }
+    if let Some(memory) = &limits.memory {
+        found.memory_limit_in_bytes = memory.limit.unwrap_or_default();
+        found.memory_swap_limit_in_bytes = memory.swap.unwrap_or_default();
+    }
+    let page = |l: &HugepageLimit| cri::HugepageLimit { page_size: l.page_size.clone(), limit: l.limit, ..Default::default() };
+    found.hugepage_limits = limits.hugepage_limits.iter().map(page).collect();
+    found.unified = limits.unified.clone().into_iter().collect();
+    found
+}
+
+/// The score that can be given.
+pub fn allowed_score(asked: i32, host: &Host, runtime: &CriRuntime) -> i32 {
+    oom_score_adj(asked, host, runtime).0
+}
+
 /// The score that can be given, and a warning if it is not the one asked for.
-pub fn oom_score_adj(asked: i32, host: &Host, options: &Options<'_>) -> (i32, Option<String>) {
+pub fn oom_score_adj(asked: i32, host: &Host, runtime: &CriRuntime) -> (i32, Option<String>) {
     let floor = host.oom_score_adj;
-    if asked >= floor || (host.cap_sys_resource && !options.runtime.restrict_oom_score_adj) {
+    if asked >= floor || (host.cap_sys_resource && !runtime.restrict_oom_score_adj) {
         return (asked, None);
     }
     let why = if host.cap_sys_resource { "restrict_oom_score_adj is set" } else { "this daemon lacks CAP_SYS_RESOURCE" };
@@ -245,7 +269,30 @@ mod tests {
     }
 
     #[test]
+    fn status_says_what_is_in_force() {
+        let asked = cri::LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota: 50_000,
+            cpu_shares: 512,
+            cpuset_cpus: "0".into(),
+            cpuset_mems: "0".into(),
+            memory_limit_in_bytes: 1 << 20,
+            memory_swap_limit_in_bytes: 1 << 21,
+            hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 4 << 20, ..Default::default() }],
+            unified: [("pids.max".to_owned(), "5".to_owned())].into(),
+            oom_score_adj: 7,
+            ..Default::default()
+        };
+        let mut limits = Resources::default();
+        apply(&mut limits, &asked, &Host::plain());
+        hugepages(&mut limits, &asked, &Host::plain(), &crate::config::Config::default().cri_runtime).unwrap();
+        assert_eq!(in_force(Some(&limits), 7), asked);
+        assert_eq!(in_force(None, 7).oom_score_adj, 7);
+    }
+
+    #[test]
     fn update_leaves_what_is_not_named() {
+        let runtime = crate::config::Config::default().cri_runtime;
         let mut current = Resources::default();
         apply(
             &mut current,
@@ -253,10 +300,11 @@ mod tests {
             &Host::plain(),
         );
         let new =
-            update_resources(&current, &cri::LinuxContainerResources { cpu_shares: 20, ..Default::default() }, &Host::plain()).unwrap();
+            update_resources(&current, &cri::LinuxContainerResources { cpu_shares: 20, ..Default::default() }, &Host::plain(), &runtime)
+                .unwrap();
         assert_eq!((new.cpu.clone().unwrap().shares, new.cpu.unwrap().quota, new.memory.unwrap().limit), (Some(20), Some(5000), Some(9)));
         let keys = cri::LinuxContainerResources { unified: [("memory.high".to_owned(), "1".to_owned())].into(), ..Default::default() };
-        assert!(update_resources(&current, &keys, &Host { cgroup: CgroupMode::Legacy, ..Host::plain() }).is_err());
-        assert_eq!(update_resources(&current, &keys, &Host::plain()).unwrap().unified["memory.high"], "1");
+        assert!(update_resources(&current, &keys, &Host { cgroup: CgroupMode::Legacy, ..Host::plain() }, &runtime).is_err());
+        assert_eq!(update_resources(&current, &keys, &Host::plain(), &runtime).unwrap().unified["memory.high"], "1");
     }
 }

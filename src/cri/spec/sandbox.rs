@@ -1,4 +1,5 @@
 //! The spec of a pod's own process.
+use super::actions::Action;
 use super::annotations::{self, Subject};
 use super::check::int;
 use super::host::Host;
@@ -33,8 +34,8 @@ pub struct SandboxInput<'a> {
     pub options: &'a Options<'a>,
 }
 
-/// Makes the spec. The request has passed `check_sandbox`.
-pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec> {
+/// Makes the spec, and says what must be done before it can run. The request has passed `check_sandbox`.
+pub fn sandbox(input: &SandboxInput<'_>) -> Result<(Spec, Vec<Action>)> {
     let linux = input.config.linux.get_or_default();
     let context = linux.security_context.get_or_default();
     let options = context.namespace_options.get_or_default();
@@ -51,7 +52,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec> {
         spec.hostname = input.config.hostname.clone();
     }
     set_mounts(&mut spec, input, !own_network && map.is_some());
-    set_process(&mut spec, input, context)?;
+    let actions = set_process(&mut spec, input, context)?;
 
     spec.linux.namespaces = namespaces::of_sandbox(modes, input.pins, map.as_ref());
     let own = Own { network: own_network, ipc: modes.ipc != NamespaceMode::NODE, user: map.is_some() };
@@ -78,7 +79,7 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<Spec> {
     spec.annotations = annotations::passed(&input.config.annotations, &input.options.handler.pod_annotations);
     spec.annotations.extend(annotations::standard(input.id, input.config, &Subject::Sandbox));
     spec.set_lowest_version();
-    Ok(spec)
+    Ok((spec, actions))
 }
 
 fn set_mounts(spec: &mut Spec, input: &SandboxInput<'_>, bind_sys: bool) {
@@ -96,7 +97,7 @@ fn set_mounts(spec: &mut Spec, input: &SandboxInput<'_>, bind_sys: bool) {
     }
 }
 
-fn set_process(spec: &mut Spec, input: &SandboxInput<'_>, context: &cri::LinuxSandboxSecurityContext) -> Result<()> {
+fn set_process(spec: &mut Spec, input: &SandboxInput<'_>, context: &cri::LinuxSandboxSecurityContext) -> Result<Vec<Action>> {
     let process = spec.process.get_or_insert_default();
     process.args = vec![PAUSE.to_owned()];
     process.env = vec!["PATH=/".to_owned()];
@@ -111,15 +112,22 @@ fn set_process(spec: &mut Spec, input: &SandboxInput<'_>, context: &cri::LinuxSa
         },
         None,
     )?;
-    process.oom_score_adj = Some(resources::oom_score_adj(resources::SANDBOX_OOM, input.host, input.options).0);
+    process.oom_score_adj = Some(resources::oom_score_adj(resources::SANDBOX_OOM, input.host, input.options.runtime).0);
+    let mut actions = Vec::new();
     if context.apparmor.is_some() {
-        process.apparmor_profile = security::apparmor(context.apparmor.as_ref(), "", context.privileged, input.host)?.0;
+        let host = security::allowed_apparmor(input.host, input.options.runtime);
+        let (profile, load) = security::apparmor(context.apparmor.as_ref(), "", context.privileged, &host)?;
+        process.apparmor_profile = profile;
+        actions.extend(load);
     }
     if !context.privileged && input.options.runtime.enable_selinux {
         let level = security::pod_level(input.id, input.options.runtime.selinux_category_range);
         let labels = security::selinux(context.selinux_options.as_ref(), &level, input.host.selinux.as_ref());
         process.selinux_label = labels.process;
+        if let (Some(shm), false) = (input.shm, labels.mount.is_empty()) {
+            actions.push(Action::Relabel { path: shm.to_path_buf(), label: labels.mount.clone() });
+        }
         spec.linux.mount_label = labels.mount;
     }
-    Ok(())
+    Ok(actions)
 }

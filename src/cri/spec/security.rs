@@ -1,11 +1,17 @@
 //! AppArmor and SELinux fields of a spec.
 use super::actions::Action;
 use super::host::{Host, SelinuxContexts};
+use crate::config::CriRuntime;
 use crate::error::{Context, Error, Result};
 use crate::proto::cri;
 
 /// The profile that we load ourselves, under containerd's name.
 pub const APPARMOR_DEFAULT: &str = "cri-containerd.apparmor.d";
+
+/// The host as the config lets us see it.
+pub fn allowed_apparmor(host: &Host, runtime: &CriRuntime) -> Host {
+    Host { apparmor: host.apparmor && !runtime.disable_apparmor, ..host.clone() }
+}
 
 /// An AppArmor profile's name and, if it is ours and not loaded, the order to load it.
 pub type AppArmor = (String, Option<Action>);
@@ -40,10 +46,12 @@ pub fn apparmor(field: Option<&cri::SecurityProfile>, deprecated: &str, privileg
     match kind {
         Some(ProfileType::Unconfined) => unconfined,
         None | Some(ProfileType::RuntimeDefault) if privileged => unconfined,
-        None | Some(ProfileType::RuntimeDefault) => {
-            let load = (!loaded(APPARMOR_DEFAULT, host)?).then_some(Action::LoadAppArmor);
-            Ok((APPARMOR_DEFAULT.to_owned(), load))
-        }
+        None | Some(ProfileType::RuntimeDefault) => match loaded(APPARMOR_DEFAULT, host)? {
+            true => Ok((APPARMOR_DEFAULT.to_owned(), None)),
+            // Nobody asked for it, and it cannot be had.
+            false if kind.is_none() && !host.apparmor_parser => unconfined,
+            false => Ok((APPARMOR_DEFAULT.to_owned(), Some(Action::LoadAppArmor))),
+        },
         Some(ProfileType::Localhost) => {
             let name = reference.strip_prefix("localhost/").unwrap_or(reference);
             if name.is_empty() || !loaded(name, host)? {
@@ -141,9 +149,12 @@ mod tests {
     fn apparmor_follows_field_then_string_then_default() {
         let path = std::env::temp_dir().join(format!("cradle-spec-apparmor-{}", std::process::id()));
         std::fs::write(&path, "mine (enforce)\n/usr/bin/man (enforce)\n").unwrap();
-        let host = Host { apparmor: true, apparmor_profiles: path.clone(), ..Host::plain() };
+        let host = Host { apparmor: true, apparmor_parser: true, apparmor_profiles: path.clone(), ..Host::plain() };
         let default = (APPARMOR_DEFAULT.to_owned(), Some(Action::LoadAppArmor));
         assert_eq!(apparmor(None, "", false, &host).unwrap(), default);
+        let bare = Host { apparmor_parser: false, ..host.clone() };
+        assert_eq!(apparmor(None, "", false, &bare).unwrap(), (String::new(), None));
+        assert_eq!(apparmor(Some(&profile(0, "")), "", false, &bare).unwrap(), default);
         assert_eq!(apparmor(None, "", true, &host).unwrap().0, "");
         assert_eq!(apparmor(Some(&profile(2, "mine")), "unconfined", true, &host).unwrap().0, "mine");
         assert_eq!(apparmor(None, "localhost/mine", false, &host).unwrap().0, "mine");

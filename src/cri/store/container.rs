@@ -3,7 +3,7 @@
 //! Created → Running → Exited; a failed start goes Created → Exited. Unknown is a container whose shim does not answer.
 use super::turn::Turns;
 use super::{Index, creations::Creations, message};
-use crate::proto::cri::ContainerConfig;
+use crate::proto::cri::{ContainerConfig, LinuxContainerResources};
 use crate::thread::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,9 @@ pub struct Record {
     /// User of its first process: uid, gid, supplementary groups.
     #[serde(default)]
     pub user: (u32, u32, Vec<u32>),
+    /// Limits in force; what the request left open is as the spec has it.
+    #[serde(with = "message", default)]
+    pub limits: LinuxContainerResources,
     /// How far its life is on record.
     pub life: Life,
 }

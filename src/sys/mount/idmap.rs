@@ -24,6 +24,17 @@ pub struct Changes {
     pub map: Option<IdMap>,
     /// Read only, with all mounts below.
     pub read_only: bool,
+    /// What it has to do with mounts that come and go at the source.
+    pub bond: Bond,
+}
+
+/// Where mount events go between a copy and its source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bond {
+    /// From the source to the copy. Else what is unmounted below the copy would be so below the source too.
+    FromSource,
+    /// Both ways, where the source is shared.
+    Both,
 }
 
 /// Binds `source`, changed, to `target`. Nothing is attached unless all changes could be made.
@@ -37,6 +48,11 @@ pub fn bind_changed(source: &Path, target: &Path, changes: &Changes) -> io::Resu
     }
     if changes.read_only {
         set_attributes(tree.as_fd(), &attributes(libc::MOUNT_ATTR_RDONLY), changes.depth)?;
+    }
+    if changes.bond == Bond::FromSource {
+        let mut attr = attributes(0);
+        attr.propagation = libc::MS_SLAVE;
+        set_attributes(tree.as_fd(), &attr, changes.depth)?;
     }
     attach(&tree, target)
 }
@@ -144,7 +160,7 @@ impl Apart {
 mod tests {
     use super::*;
     use crate::sys::fs::Scratch;
-    use crate::sys::mount::{UnmountFlags, is_mountpoint, mount, mounted, unmount};
+    use crate::sys::mount::{UnmountFlags, is_mountpoint, mount, mounted, unmount, unmount_tree};
     use crate::sys::userns::IdRange;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, chown};
@@ -167,7 +183,7 @@ mod tests {
         chown(source.join("file"), Some(7), Some(8)).unwrap();
         let tmpfs = Mount { kind: "tmpfs".into(), source: "tmpfs".into(), target: None, options: vec![] };
         mount(&tmpfs, &below).unwrap();
-        let changes = Changes { depth: Depth::Recursive, map: Some(map()), read_only: true };
+        let changes = Changes { depth: Depth::Recursive, map: Some(map()), read_only: true, bond: Bond::FromSource };
         bind_changed(&source, &target, &changes).unwrap();
         assert_eq!(owner(&target.join("file")), (100_007, 200_008));
         assert_eq!(owner(&target), (100_000, 200_000));
@@ -178,15 +194,35 @@ mod tests {
         // One file.
         let (file, at) = (source.join("file"), scratch.path.join("at"));
         fs::write(&at, "").unwrap();
-        bind_changed(&file, &at, &Changes { depth: Depth::Recursive, map: Some(map()), read_only: false }).unwrap();
+        bind_changed(&file, &at, &Changes { depth: Depth::Recursive, map: Some(map()), read_only: false, bond: Bond::FromSource }).unwrap();
         assert_eq!(owner(&at), (100_007, 200_008));
+    }
+
+    #[test]
+    fn what_goes_below_a_copy_stays_at_the_source() {
+        let scratch = Scratch::with_private_mounts("idmap-bond");
+        let (source, target) = (scratch.dir("source"), scratch.dir("target"));
+        let tmpfs = Mount { kind: "tmpfs".into(), source: "tmpfs".into(), target: None, options: vec!["rshared".into()] };
+        mount(&tmpfs, &source).unwrap();
+        let below = scratch.dir("source/below");
+        mount(&tmpfs, &below).unwrap();
+        for bond in [Bond::FromSource, Bond::Both] {
+            bind_changed(&source, &target, &Changes { depth: Depth::Recursive, map: None, read_only: false, bond }).unwrap();
+            assert!(is_mountpoint(&target.join("below")).unwrap());
+            let late = scratch.dir("source/late");
+            mount(&tmpfs, &late).unwrap();
+            assert!(is_mountpoint(&target.join("late")).unwrap(), "{bond:?}");
+            unmount(&late, UnmountFlags::empty()).unwrap();
+            unmount_tree(&target, UnmountFlags::empty()).unwrap();
+            assert!(is_mountpoint(&below).unwrap() && !is_mountpoint(&target).unwrap(), "{bond:?}");
+        }
     }
 
     #[test]
     fn what_cannot_be_mapped_says_so_and_leaves_nothing() {
         let scratch = Scratch::with_private_mounts("idmap-not");
         let target = scratch.dir("target");
-        let changes = Changes { depth: Depth::One, map: Some(map()), read_only: false };
+        let changes = Changes { depth: Depth::One, map: Some(map()), read_only: false, bond: Bond::FromSource };
         let e = bind_changed(Path::new("/proc"), &target, &changes).unwrap_err();
         assert!(e.to_string().contains("map the owners of /proc"), "{e}");
         assert!(!is_mountpoint(&target).unwrap());

@@ -33,7 +33,8 @@ fn configure(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
                     rustix::mount::fsconfig_set_string(&fs, "lowerdir+", lower)?;
                 }
             }
-            Some((key, value)) => rustix::mount::fsconfig_set_string(&fs, key, value)?,
+            // Quotes keep commas together in the one string of mount(2); here each value is by itself.
+            Some((key, value)) => rustix::mount::fsconfig_set_string(&fs, key, value.trim_matches('"'))?,
             None => rustix::mount::fsconfig_set_flag(&fs, option.as_str())?,
         }
     }
