@@ -301,6 +301,7 @@ impl Config {
             return Err(self.wrong(&["plugins", GRPC, "address"], "must not be empty"));
         }
         self.check_registry(warnings)?;
+        self.check_images(warnings)?;
         self.check_runtimes()
     }
 
@@ -327,6 +328,26 @@ impl Config {
         for (key, _) in old.iter().filter(|(_, empty)| !empty) {
             let key = tree::dotted(&[&path[..], &[key]].concat());
             warnings.push(Warning { key, origin: None, text: "is an old way, use config_path and hosts.toml".into() });
+        }
+        Ok(())
+    }
+
+    fn check_images(&self, warnings: &mut Vec<Warning>) -> Result<()> {
+        let path = ["plugins", IMAGES];
+        if self.cri_images.concurrent_layer_fetch_buffer > 0 {
+            let key = tree::dotted(&[&path[..], &["concurrent_layer_fetch_buffer"]].concat());
+            warnings.push(Warning { key, origin: None, text: "has no effect: a layer comes as one stream".into() });
+        }
+        let host = match std::env::consts::ARCH {
+            "x86_64" => "linux/amd64",
+            "aarch64" => "linux/arm64",
+            _ => return Ok(()),
+        };
+        for (name, of) in &self.cri_images.runtime_platforms {
+            if !of.platform.is_empty() && of.platform != host && !of.platform.starts_with(&format!("{host}/")) {
+                let key = [&path[..], &["runtime_platforms", name, "platform"]].concat();
+                return Err(self.wrong(&key, format!("\"{}\": only images for {host} can be pulled on this machine", of.platform)));
+            }
         }
         Ok(())
     }

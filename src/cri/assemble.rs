@@ -79,8 +79,11 @@ impl Cri {
     }
     /// The snapshotter of a handler.
     pub fn snapshotter_for(&self, handler: &str) -> String {
-        let own = self.handler(handler).map(|h| h.snapshotter.clone()).unwrap_or_default();
-        if own.is_empty() { self.images_config.snapshotter.clone() } else { own }
+        let name = if handler.is_empty() { &self.runtime.containerd.default_runtime_name } else { handler };
+        let of_runtime = self.handler(name).ok().map(|h| &h.snapshotter);
+        let of_images = self.images_config.runtime_platforms.get(name).map(|p| &p.snapshotter);
+        let own = of_runtime.into_iter().chain(of_images).find(|s| !s.is_empty());
+        own.unwrap_or(&self.images_config.snapshotter).clone()
     }
     /// A container's cgroup, below the hierarchy, as its spec has it.
     pub fn cgroup_path(&self, id: &str) -> Result<String> {

@@ -25,9 +25,13 @@ impl Dirs {
     pub fn volumes(&self, id: &str) -> PathBuf {
         self.root.join("containers").join(id).join("volumes")
     }
-    /// FIFOs of one command.
+    /// FIFOs of one client's connection.
     pub fn fifo(&self, id: &str) -> PathBuf {
         self.state.join("fifo").join(id)
+    }
+    /// FIFOs of one command, whose process has this ID in the container: a daemon that comes back must be able to end it.
+    pub fn command(&self, container: &str, id: &str) -> PathBuf {
+        self.state.join("fifo").join(format!("{container}.{id}"))
     }
     /// A place to look into a root filesystem.
     pub fn peek(&self, id: &str) -> PathBuf {

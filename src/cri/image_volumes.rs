@@ -3,6 +3,7 @@
 use super::store::image::Image;
 use super::store::sandbox::{Sandbox, Snapshot, id_map};
 use super::{Cri, NAMESPACE, dirs};
+use crate::call::Call;
 use crate::core::snapshot::{Labels, Snapshotter, mapping_labels, scoped};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cri::{ContainerConfig, Mount};
@@ -10,9 +11,12 @@ use crate::sys::{fs, mount};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How the kubelet knows such an error.
 const FAILED: &str = "ImageVolumeMountFailed";
+/// For an image that was pulled for another snapshotter: it is unpacked before the kubelet gives the call up.
+const UNPACK: Duration = Duration::from_secs(110);
 /// The collector's mark of what it keeps: the pod's record knows of it and lets go of it.
 const ROOT_LABEL: &str = "containerd.io/gc.root";
 
@@ -75,6 +79,7 @@ fn inside(root: &Path, path: &str) -> std::io::Result<PathBuf> {
 
 fn mount_image(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image, root: &Path) -> Result<()> {
     let held = record(cri, sandbox, image)?;
+    cri.unpack(&Call::background(NAMESPACE).within(UNPACK), image, &held.snapshotter)?;
     let snapshotter = cri.ports.snapshotter(&held.snapshotter)?;
     let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
     let map = id_map(&sandbox.record.config);

@@ -27,6 +27,7 @@ pub mod spec;
 pub mod store;
 pub mod streaming;
 mod told;
+mod unpacked;
 mod v1alpha2;
 
 pub use open::{Node, open};

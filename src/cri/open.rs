@@ -3,7 +3,7 @@ use super::about::{About, Loops};
 use super::dirs::{Dirs, make};
 use super::loops::{event_monitor, network_care, snapshots_syncer};
 use super::networks::Networks;
-use super::store::{Index, container::Containers, image::Images, sandbox::Sandboxes};
+use super::store::{Index, container::Containers, image::Images, pins::Pins, sandbox::Sandboxes};
 use super::{Cri, Ports, recover, spec, streaming};
 use crate::cni::{IpPreference, Order, Plugins, Settings};
 use crate::config::Config;
@@ -62,7 +62,11 @@ pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<A
         dirs: node.dirs,
         sandboxes: Sandboxes { by_id: Index::new("sandbox"), names: Arc::default() },
         containers: Containers { by_id: Index::new("container"), names: Arc::default() },
-        images: Images::new(ports.images.clone(), ports.content.clone()),
+        images: Images::new(
+            ports.images.clone(),
+            ports.content.clone(),
+            Pins::new(config.cri_images.pinned_images.values().map(String::as_str)),
+        ),
         networks,
         sizes: Arc::default(),
         changes: super::changes::Changes::default(),

@@ -7,20 +7,26 @@ use super::{Cri, NAMESPACE, now, records};
 use crate::call::Call;
 use crate::core::runtime::{Exit, Health, Task};
 use crate::core::sandbox::Stage;
-use crate::error::Result;
+use crate::error::{Kind, Result};
+use crate::sys::mount::{self, UnmountFlags};
 use crate::sys::netns;
-use log::{info, warn};
+use crossbeam_channel::after;
+use log::{debug, info, warn};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// For each thing that has to be taken down.
 const LIMIT: Duration = Duration::from_secs(30);
+const SIGKILL: u32 = 9;
 
 /// Fills the stores. Answers which pods that are gone are still attached to a network.
 pub fn recover(cri: &Cri) -> Result<BTreeSet<String>> {
     cri.ports.tasks.recover()?;
+    looks(cri);
+    commands(cri);
     cri.images.reload()?;
     for stored in cri.ports.sandboxes.list(NAMESPACE)? {
         match records::unpack::<sandbox::Record>(sandbox::EXTENSION, &stored.id, &stored.extensions) {
@@ -42,6 +48,49 @@ pub fn recover(cri: &Cri) -> Result<BTreeSet<String>> {
     let stale = networks(cri);
     info!("recovered {} pods and {} containers", cri.sandboxes.by_id.list().len(), cri.containers.by_id.list().len());
     Ok(stale)
+}
+
+/// Mounts of root filesystems that a killed daemon was looking into.
+fn looks(cri: &Cri) {
+    for dir in entries(&cri.dirs.peek("")) {
+        let gone = mount::unmount_all(&dir, UnmountFlags::DETACH).and_then(|()| std::fs::remove_dir(&dir));
+        if let Err(e) = gone {
+            warn!("remove {}: {e}", dir.display());
+        }
+    }
+}
+
+/// Commands whose caller went with the daemon: they are killed, as at their time-out, and their FIFOs removed.
+fn commands(cri: &Cri) {
+    for dir in entries(&cri.dirs.fifo("")) {
+        let name = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'));
+        if let Some((container, exec)) = name
+            && let Ok(task) = cri.ports.tasks.get(NAMESPACE, container)
+        {
+            let exec = exec.to_string();
+            cri.io.run(move || end_command(&task, &exec));
+        }
+        if let Err(e) = std::fs::remove_dir_all(&dir) {
+            warn!("remove {}: {e}", dir.display());
+        }
+    }
+}
+
+/// A process is deleted once it has ended, which takes a moment after the kill.
+fn end_command(task: &Arc<Task>, exec: &str) {
+    let call = Call::background(NAMESPACE).within(LIMIT);
+    for _ in 0..50 {
+        let _ = task.kill(&call, Some(exec), SIGKILL, false);
+        match task.delete_exec(&call, exec) {
+            Err(e) if e.kind() == Kind::FailedPrecondition => drop(after(Duration::from_millis(20)).recv()),
+            Err(e) if !e.is_not_found() => return debug!("command {exec} of container {}: {}", task.id(), e.chain()),
+            _ => return,
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
 }
 
 fn pod(cri: &Cri, id: &str, record: sandbox::Record, stage: Stage) {

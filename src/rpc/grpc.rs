@@ -159,7 +159,7 @@ fn rpc_status(name: &str, error: &Error) -> RpcStatus {
         Kind::NotFound | Kind::Cancelled => debug!("{name}: {text}"),
         kind => log::warn!("{name}: {kind:?}: {text}"),
     }
-    RpcStatus::with_message(RpcStatusCode::from(status::code(error.kind())), text)
+    RpcStatus::with_message(RpcStatusCode::from(status::code(error.kind())), status::message(&text))
 }
 
 async fn answer_one<P>(mut sink: ServerStreamingSink<P>, mut answer: oneshot::Receiver<Result<P>>, name: &'static str) {

@@ -21,6 +21,28 @@ const CODES: &[(Kind, i32)] = &[
     (Kind::Unauthenticated, 16),
 ];
 
+/// A status travels in HTTP trailers, of which gRPC takes 8 KiB in all, and what is not plain ASCII takes three bytes a byte there.
+const LONGEST_MESSAGE: usize = 6000;
+
+/// An error's text in the length that a client takes: of a longer one, the beginning and the end.
+pub fn message(text: &str) -> String {
+    let cost = |c: char| if matches!(c, ' '..='~') && c != '%' { 1 } else { 3 * c.len_utf8() };
+    if text.chars().map(cost).sum::<usize>() <= LONGEST_MESSAGE {
+        return text.to_string();
+    }
+    let some = |chars: &mut dyn Iterator<Item = char>| -> Vec<char> {
+        let mut room = LONGEST_MESSAGE / 4;
+        let fits = |c: &char| {
+            room = room.saturating_sub(cost(*c));
+            room > 0
+        };
+        chars.take_while(fits).collect()
+    };
+    let (head, tail) = (some(&mut text.chars()), some(&mut text.chars().rev()));
+    let (head, tail): (String, String) = (head.into_iter().collect(), tail.into_iter().rev().collect());
+    format!("{head} ... ({} bytes) ... {tail}", text.len())
+}
+
 /// The gRPC code of a kind.
 pub fn code(kind: Kind) -> i32 {
     CODES.iter().find(|(k, _)| *k == kind).map_or(2, |(_, c)| *c)
@@ -43,5 +65,12 @@ mod tests {
             assert_eq!(error(*number, "x").kind(), *kind);
         }
         assert_eq!(error(99, "x").kind(), Kind::Unknown);
+    }
+
+    #[test]
+    fn long_messages_keep_their_ends() {
+        assert_eq!(message("as it is"), "as it is");
+        let long = message(&format!("first{}last", "\u{20ac}".repeat(10_000)));
+        assert!(long.starts_with("first") && long.ends_with("last") && long.contains("(30009 bytes)") && long.len() < 2000, "{long}");
     }
 }

@@ -1,6 +1,7 @@
 //! Builtins: THE list of plugins. Each is a constant here or beside its code; `cradled plugins` and the start order come from it.
 use crate::config::Config;
 use crate::core::content::Store;
+use crate::core::diff::Processors;
 use crate::core::events::Bus;
 use crate::core::gc::Collector;
 use crate::core::image::Images;
@@ -12,6 +13,7 @@ use crate::cri::{self, Cri, dirs::Dirs};
 use crate::error::{Error, Result};
 use crate::plugin::{Context, Kind, Registration};
 use crate::remote;
+use crate::remote::pull::{Blobs, SnapshotLabels};
 use crate::rpc::ttrpc;
 use log::warn;
 use std::path::{Path, PathBuf};
@@ -30,8 +32,12 @@ const NATIVE: Registration = Registration { kind: Kind::Snapshotter, id: "native
 const IMAGES: Registration =
     Registration { kind: Kind::Service, id: "images-service", requires: &[Kind::Metadata, Kind::Event], start: images };
 const LEASES: Registration = Registration { kind: Kind::Lease, id: "manager", requires: &[Kind::Metadata], start: leases };
-const GC: Registration =
-    Registration { kind: Kind::Gc, id: "scheduler", requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease], start: gc };
+const GC: Registration = Registration {
+    kind: Kind::Gc,
+    id: "scheduler",
+    requires: &[Kind::Metadata, Kind::Content, Kind::Snapshotter, Kind::Lease, Kind::Service],
+    start: gc,
+};
 const RUNTIME: Registration = Registration { kind: Kind::Runtime, id: "task", requires: &[Kind::Event], start: task };
 const TTRPC: Registration = Registration { kind: Kind::Ttrpc, id: "events", requires: &[Kind::Runtime], start: forward };
 const CONTENT_API: Registration = Registration { kind: Kind::Grpc, id: "content", requires: &[Kind::Content], start: content_api };
@@ -116,7 +122,8 @@ fn leases(cx: &mut Context<'_>) -> Result<()> {
 fn gc(cx: &mut Context<'_>) -> Result<()> {
     let content = cx.require::<Store>(Kind::Content)?;
     let snapshotters = cx.all::<dyn Snapshotter>(Kind::Snapshotter)?;
-    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content.as_ref().clone(), snapshotters));
+    let images = cx.require::<Images>(Kind::Service)?;
+    let collector = Arc::new(Collector::new(cx.require(Kind::Metadata)?, content.as_ref().clone(), snapshotters, images.as_ref().clone()));
     collector.start(cx.threads())?;
     collector.schedule();
     cx.provide(collector);
@@ -185,13 +192,19 @@ fn puller(cx: &mut Context<'_>) -> Result<()> {
         progress_timeout: section.image_pull_progress_timeout.limit(),
         ..remote::Config::default()
     });
-    let limits = remote::pull::Limits { max_concurrent_downloads: section.max_concurrent_downloads, ..remote::pull::Limits::default() };
+    let limits = remote::pull::Limits {
+        max_concurrent_downloads: section.max_concurrent_downloads,
+        blobs: if section.discard_unpacked_layers { Blobs::Discard } else { Blobs::Keep },
+        labels: if section.disable_snapshot_annotations { SnapshotLabels::Bare } else { SnapshotLabels::OfImage },
+        ..remote::pull::Limits::default()
+    };
     let parts = remote::pull::Parts {
         content: cx.require::<Store>(Kind::Content)?.as_ref().clone(),
         images: cx.require::<Images>(Kind::Service)?.as_ref().clone(),
         leases: cx.require::<Leases>(Kind::Lease)?.as_ref().clone(),
         snapshotters: cx.all(Kind::Snapshotter)?,
         client,
+        processors: Processors::new(cx.config().stream_processors.clone(), &section.image_decryption.key_model),
         collector: Some(cx.require(Kind::Gc)?),
         instance: instance(),
     };

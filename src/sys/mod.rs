@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 pub mod cgroup;
 pub mod fifo;
+pub mod filter;
 pub mod fs;
 pub mod hybrid;
 pub mod inherit;

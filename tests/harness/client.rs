@@ -75,6 +75,21 @@ impl Daemon {
         let request = PullImageRequest { image: image_spec(reference), ..Default::default() };
         self.ask(&images::PULL_IMAGE, &request).map(|answer| answer.image_ref)
     }
+    /// Pulls with credentials.
+    pub fn pull_as(&self, reference: &str, auth: AuthConfig) -> Result<String> {
+        let request = PullImageRequest { image: image_spec(reference), auth: some(auth), ..Default::default() };
+        self.ask(&images::PULL_IMAGE, &request).map(|answer| answer.image_ref)
+    }
+    /// Pulls for a runtime handler.
+    pub fn pull_for(&self, reference: &str, handler: &str) -> Result<String> {
+        let request = PullImageRequest { image: image_for(reference, handler), ..Default::default() };
+        self.ask(&images::PULL_IMAGE, &request).map(|answer| answer.image_ref)
+    }
+    /// Images that a filter names.
+    pub fn images_like(&self, image: MessageField<ImageSpec>) -> Vec<cradle::proto::cri::Image> {
+        let filter = some(ImageFilter { image, ..Default::default() });
+        self.get(&images::LIST_IMAGES, &ListImagesRequest { filter, ..Default::default() }).images
+    }
     /// What is known of an image.
     pub fn image_status(&self, reference: &str) -> Option<cradle::proto::cri::Image> {
         let request = ImageStatusRequest { image: image_spec(reference), ..Default::default() };
@@ -137,6 +152,11 @@ pub fn some<T>(value: T) -> MessageField<T> {
 /// An image by its name.
 pub fn image_spec(reference: &str) -> MessageField<ImageSpec> {
     some(ImageSpec { image: reference.into(), ..Default::default() })
+}
+
+/// An image for a runtime handler.
+pub fn image_for(reference: &str, handler: &str) -> MessageField<ImageSpec> {
+    some(ImageSpec { image: reference.into(), runtime_handler: handler.into(), ..Default::default() })
 }
 
 /// What to ask for a container.

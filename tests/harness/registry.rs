@@ -7,6 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Who may pull from a locked registry.
+pub const USER: &str = "puller";
+/// Its password.
+pub const PASSWORD: &str = "pa55-word";
+/// The two as htpasswd has them (bcrypt).
+const HTPASSWD: &str = "puller:$2y$05$abcdefghijklmnopqrstuujh9PDMrNlID7EOhE4sltp3nqIzxR/SS\n";
+
 /// A running registry; dropping it ends it.
 pub struct Registry {
     /// `127.0.0.1:<port>`.
@@ -24,11 +31,19 @@ impl Registry {
     }
     /// One of the story's own.
     pub fn start() -> Registry {
+        Registry::with(scratch("registry").join("storage"), "")
+    }
+    /// The same storage behind a lock: only [`USER`] with [`PASSWORD`] may pull.
+    pub fn locked(&self) -> Registry {
+        let users = scratch("htpasswd").join("users");
+        std::fs::write(&users, HTPASSWD).unwrap();
+        Registry::with(self.storage.clone(), &format!("auth:\n  htpasswd:\n    realm: stories\n    path: {}\n", users.display()))
+    }
+    fn with(storage: PathBuf, extra: &str) -> Registry {
         let dir = scratch("registry");
         let host = format!("127.0.0.1:{}", free_port());
-        let storage = dir.join("storage");
         let config = format!(
-            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
+            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n{extra}",
             storage.display()
         );
         std::fs::write(dir.join("config.yml"), config).unwrap();

@@ -5,7 +5,7 @@ mod ids;
 mod images;
 mod pods;
 
-use crate::harness::client::container_config;
+use crate::harness::client::{container_config, remove_pod};
 use crate::harness::{Container, Daemon, Pod, leftovers};
 use cradle::error::{Kind, Result};
 use cradle::proto::cri::{Container as Listed, ContainerConfig, ListPodSandboxRequest, PodSandboxConfig};
@@ -13,7 +13,7 @@ use cradle::proto::cri_methods::runtime_service as rt;
 use std::time::{Duration, Instant};
 
 /// Longer is no message for a person, nor for a log.
-const LONGEST_MESSAGE: usize = 2000;
+const LONGEST_MESSAGE: usize = 4000;
 
 /// A node with what requests may be about.
 pub struct World<'a> {
@@ -58,7 +58,10 @@ pub fn refuse(cases: &[Case]) {
     for case in cases {
         let name = format!("{}: {}", case.call.rsplit('/').next().unwrap_or_default(), case.what);
         match (case.ask)(&world) {
-            Ok(()) => wrong.push(format!("{name}: was done")),
+            Ok(()) => {
+                wrong.push(format!("{name}: was done"));
+                world.sweep();
+            }
             Err(e) => {
                 let text = e.chain();
                 println!("{name}: {:?}: {}", e.kind(), &text.chars().take(300).collect::<String>());
@@ -78,7 +81,7 @@ pub fn refuse(cases: &[Case]) {
         if after != before {
             let gone = before.iter().filter(|l| !after.contains(l)).map(|l| format!("-{l}"));
             let new = after.iter().filter(|l| !before.contains(l)).map(|l| format!("+{l}"));
-            wrong.push(format!("{name}: the node has changed:\n    {}", gone.chain(new).collect::<Vec<_>>().join("\n    ")));
+            wrong.push(format!("{name}: the node has changed:\n    {}", gone.chain(new).take(6).collect::<Vec<_>>().join("\n    ")));
             before = after;
         }
     }
@@ -123,6 +126,16 @@ impl<'a> World<'a> {
         let beside = other.shell("beside", &image, "exec sleep 1000");
         ended.ended(Duration::from_secs(20));
         World { daemon, image, pod, running, created, ended, other, beside }
+    }
+    /// Removes what a request made that should have been refused.
+    fn sweep(&self) {
+        let known = [&self.running.id, &self.created.id, &self.ended.id, &self.beside.id, &self.pod.id, &self.other.id];
+        for container in self.daemon.containers().iter().filter(|c| !known.contains(&&c.id)) {
+            let _ = self.daemon.remove_container(&container.id);
+        }
+        for pod in self.daemon.pod_ids().iter().filter(|id| !known.contains(id)) {
+            let _ = self.daemon.stop_pod(pod).and_then(|()| remove_pod(self.daemon, pod));
+        }
     }
     /// A pod that could be run.
     pub fn good_pod(&self) -> PodSandboxConfig {

@@ -104,6 +104,9 @@ fn a_daemon_killed_while_it_pulls_begins_anew() {
     gate.open();
     d.start_again();
     assert!(d.image_status(&reference).is_none());
+    // Nobody pulls any more: what the dead pull had brought whole goes without a wait for its lease to expire.
+    let blobs = d.path("root/io.containerd.content.v1.content/blobs/sha256");
+    wait_until("the dead pull's blobs to be gone", SOON, || std::fs::read_dir(&blobs).unwrap().count() == 0);
     d.pull(&reference).unwrap();
     let pod = d.pod("big", "runc");
     assert_eq!(pod.shell("main", &reference, "sleep 1000").says("wc -c < /noise"), "8000000");

@@ -1,4 +1,5 @@
 //! The stories, one file a subject.
+mod apparmor;
 mod bad_input;
 mod cgroup2;
 mod checkpoint;
@@ -25,5 +26,6 @@ mod retry;
 mod sandbox_image;
 mod shim;
 mod stats;
+mod stress;
 mod userns;
 mod v1alpha2;

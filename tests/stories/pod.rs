@@ -118,10 +118,11 @@ fn what_is_asked_for_is_what_the_container_sees() {
         assert_ne!(main.exec("touch /x").code, 0);
         assert_ne!(main.exec("echo x > /etc/shared").code, 0);
         assert!(main.says("grep NoNewPrivs /proc/self/status").ends_with('0'));
-        let limits = crate::harness::run_ok(
-            "sh",
-            &["-c", &format!("cat /sys/fs/cgroup/memory{}/{}/memory.limit_in_bytes", d.cgroup_parent, main.id)],
-        );
+        let place = match std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            true => format!("/sys/fs/cgroup{}/{}/memory.max", d.cgroup_parent, main.id),
+            false => format!("/sys/fs/cgroup/memory{}/{}/memory.limit_in_bytes", d.cgroup_parent, main.id),
+        };
+        let limits = std::fs::read_to_string(place).unwrap();
         assert_eq!(limits.trim(), (64 << 20).to_string());
         pod.remove();
     }

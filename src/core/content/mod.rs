@@ -17,7 +17,7 @@ use crate::core::metadata::{Db, Labels, Reader, Record, labels, time};
 use crate::error::{Context, Error, Kind, Result};
 use crate::thread::lock;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
@@ -91,6 +91,15 @@ impl Store {
         let store = Store { shared: Arc::new(shared) };
         store.trash()?.empty();
         Ok(store)
+    }
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.shared.root
+    }
+    /// Bytes and number of all blobs, of every namespace.
+    pub fn usage(&self) -> Result<(u64, u64)> {
+        let all: BTreeMap<String, u64> = self.shared.db.read(|r| r.scan::<Blob>())?.good.into_iter().map(|(_, d, b)| (d, b.size)).collect();
+        Ok((all.values().sum(), all.len() as u64))
     }
     /// Starts or resumes the ingest `reference`; what is there already is `Ingest::offset` bytes. `Unavailable` if another
     /// writer has the reference, `AlreadyExists` if the namespace has the expected digest, also when that came true by this

@@ -6,11 +6,13 @@ mod applier;
 mod archive;
 mod decompress;
 mod pax;
+mod processors;
 #[cfg(test)]
 mod tests;
 mod upper;
 
 pub use decompress::{Compression, decompress};
+pub use processors::Processors;
 pub use upper::write_layer;
 
 use crate::core::content::{Algorithm, Digest, Hasher};

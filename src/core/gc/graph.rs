@@ -2,7 +2,8 @@
 //!
 //! Roots are images, live leases, containers' and sandboxes' snapshots, and whatever has a label `containerd.io/gc.root`.
 //! Edges are the labels `containerd.io/gc.ref.content[.x]` and `containerd.io/gc.ref.snapshot.<snapshotter>[.x]`, and a
-//! snapshot's parent.
+//! snapshot's parent. The labels `containerd.io/gc.bref.{content,image,container}[.x]` and `….bref.snapshot.<snapshotter>[.x]`
+//! are edges backwards: what carries them is kept by what they name.
 use crate::core::container::Container;
 use crate::core::content::{Blob, Digest};
 use crate::core::image::Image;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 
 const ROOT: &str = "containerd.io/gc.root";
 const CONTENT: &str = "containerd.io/gc.ref.content";
+const BACK: &str = "containerd.io/gc.bref.";
 const SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
 
 /// What can be garbage.
@@ -42,13 +44,18 @@ pub(super) struct Graph {
     frozen: BTreeSet<String>,
     /// Leases whose time is over.
     pub(super) expired: Vec<(String, String)>,
+    /// Images whose time is over.
+    pub(super) expired_images: Vec<(String, String)>,
+    /// (namespace, name) of the images and of the containers there are: what names them is kept.
+    images: HashSet<(String, String)>,
+    containers: HashSet<(String, String)>,
 }
 
 impl Graph {
     /// Reads all records, in the collector's transaction.
     pub(super) fn read(w: &Writer, snapshots: &Snapshots, now: SystemTime) -> Result<Graph> {
         let mut graph = Graph::default();
-        graph.read_images(w)?;
+        graph.read_images(w, now)?;
         graph.read_leases(w, now)?;
         graph.read_users(w, snapshots)?;
         for (ns, digest, blob) in w.scan::<Blob>()?.good {
@@ -81,8 +88,13 @@ impl Graph {
         reached.extend(&self.flat);
         reached
     }
-    fn read_images(&mut self, w: &Writer) -> Result<()> {
-        for (ns, _, image) in self.scan::<Image>(w)? {
+    fn read_images(&mut self, w: &Writer, now: SystemTime) -> Result<()> {
+        for (ns, name, image) in self.scan::<Image>(w)? {
+            if image.expires_at().is_some_and(|end| end <= now) {
+                self.expired_images.push((ns, name));
+                continue;
+            }
+            self.images.insert((ns.clone(), name));
             self.roots.push(content(&ns, &image.target.digest));
             self.roots.extend(references(&ns, &image.labels));
         }
@@ -110,7 +122,8 @@ impl Graph {
     }
     /// Containers and sandboxes.
     fn read_users(&mut self, w: &Writer, snapshots: &Snapshots) -> Result<()> {
-        for (ns, _, container) in self.scan::<Container>(w)? {
+        for (ns, id, container) in self.scan::<Container>(w)? {
+            self.containers.insert((ns.clone(), id));
             self.roots.extend(snapshot(&ns, &container.snapshotter, &container.snapshot_key));
             self.roots.extend(references(&ns, &container.labels));
         }
@@ -134,7 +147,28 @@ impl Graph {
         if labels.contains_key(ROOT) {
             self.roots.push(node.clone());
         }
-        self.edges.insert(node, edges);
+        for (label, value) in labels {
+            self.back(&node, ns, label.strip_prefix(BACK).unwrap_or_default(), value);
+        }
+        self.edges.entry(node).or_default().extend(edges);
+    }
+
+    /// An edge to `node` from what its label names, which may come later or not at all.
+    fn back(&mut self, node: &Node, ns: &str, what: &str, value: &str) {
+        let (what, rest) = what.split_once(['.', '/']).unwrap_or((what, ""));
+        let named = (ns.to_owned(), value.to_owned());
+        match what {
+            "image" if self.images.contains(&named) => self.roots.push(node.clone()),
+            "container" if self.containers.contains(&named) => self.roots.push(node.clone()),
+            "content" => self.edges.entry(Node::Content { ns: named.0, digest: named.1 }).or_default().push(node.clone()),
+            "snapshot" => {
+                let snapshotter = rest.split(['.', '/']).next().unwrap_or(rest);
+                for from in snapshot(ns, snapshotter, value) {
+                    self.edges.entry(from).or_default().push(node.clone());
+                }
+            }
+            _ => {}
+        }
     }
 }
 

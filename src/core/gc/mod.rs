@@ -1,4 +1,4 @@
-//! Garbage collection: removes blobs, snapshots, leases and ingests that nothing needs, and never what something was about to
+//! Garbage collection: removes blobs, snapshots, ingests, and leases and images past their time, that nothing needs, and never what something was about to
 //! need: whoever creates does so under a lease, or under the gate together with what refers to it.
 //!
 //! A run marks and sweeps in one transaction while it has the gate for itself; snapshots and files go after the records, so a
@@ -8,6 +8,7 @@ mod graph;
 mod tests;
 
 use crate::core::content::{Blob, Store};
+use crate::core::image::{Image, Images};
 use crate::core::lease::{self, Lease};
 use crate::core::metadata::{Db, Gate};
 use crate::core::snapshot::{Info, Snapshotter, unscoped};
@@ -38,6 +39,8 @@ pub struct Collector {
     db: Arc<Db>,
     content: Store,
     snapshotters: Snapshotters,
+    /// Who tells of images that go.
+    images: Images,
     ask: Sender<()>,
     asked: Receiver<()>,
 }
@@ -55,6 +58,8 @@ pub struct Stats {
     pub snapshots: usize,
     /// Leases whose time was over.
     pub leases: usize,
+    /// Images whose time was over.
+    pub images: usize,
     /// Partial ingests that nobody resumed.
     pub ingests: usize,
     /// How long creators had to wait at most.
@@ -64,10 +69,10 @@ pub struct Stats {
 
 impl Collector {
     /// A collector over these stores.
-    pub fn new(db: Arc<Db>, content: Store, snapshotters: Snapshotters) -> Collector {
+    pub fn new(db: Arc<Db>, content: Store, snapshotters: Snapshotters, images: Images) -> Collector {
         // One place: a second request while one waits asks for nothing more.
         let (ask, asked) = bounded(1);
-        Collector { db, content, snapshotters, ask, asked }
+        Collector { db, content, snapshotters, images, ask, asked }
     }
     /// Starts the thread `gc`, which runs when asked and when a lease ends.
     pub fn start(self: &Arc<Self>, threads: &Threads) -> Result<()> {
@@ -142,11 +147,12 @@ impl Collector {
             }
         }
     }
-    /// How long until the next lease ends.
+    /// How long until the next lease or image ends.
     fn next_expiry(&self) -> Result<Option<Duration>> {
         let now = SystemTime::now();
-        let leases = self.db.read(|r| r.list_all::<Lease>())?;
+        let (leases, images) = self.db.read(|r| Ok((r.list_all::<Lease>()?, r.list_all::<Image>()?)))?;
         let ends = leases.iter().filter_map(|(_, _, lease)| lease.expires_at());
+        let ends = ends.chain(images.iter().filter_map(|(_, _, image)| image.expires_at()));
         Ok(ends.min().map(|end| end.duration_since(now).unwrap_or_default()))
     }
     /// Marks, and removes records and snapshots. Under the gate.
@@ -156,6 +162,7 @@ impl Collector {
         for (name, snapshotter) in &self.snapshotters {
             snapshots.insert(name.clone(), snapshotter.list()?);
         }
+        let mut expired = vec![];
         let garbage = self.db.write(|w| {
             let graph = Graph::read(w, &snapshots, SystemTime::now())?;
             for (ns, id) in &graph.expired {
@@ -163,6 +170,12 @@ impl Collector {
                 stats.leases += 1;
                 stats.name(format_args!("lease {ns}/{id}"));
             }
+            for (ns, name) in &graph.expired_images {
+                w.remove::<Image>(ns, name)?;
+                stats.images += 1;
+                stats.name(format_args!("image {ns}/{name}"));
+            }
+            expired = graph.expired_images.clone();
             let reached = graph.reached();
             for (ns, digest) in w.scan::<Blob>()?.good.into_iter().map(|(ns, digest, _)| (ns, digest)) {
                 let node = Node::Content { ns: ns.clone(), digest: digest.clone() };
@@ -173,6 +186,7 @@ impl Collector {
             }
             Ok(unreached(&graph, &reached, &snapshots))
         })?;
+        expired.iter().for_each(|(ns, name)| self.images.tell_delete(ns, name));
         for (snapshotter, keys) in garbage {
             self.remove_snapshots(&snapshotter, &keys, &mut stats);
         }
@@ -239,7 +253,8 @@ impl fmt::Display for Stats {
             return write!(f, "gc: nothing to remove, {} ms", self.paused.as_millis());
         }
         let (blobs, bytes, snapshots) = (self.blobs, self.bytes, self.snapshots);
-        write!(f, "gc: removed {blobs} blobs ({bytes} bytes), {snapshots} snapshots, {} leases, {} ingests", self.leases, self.ingests)?;
+        let (leases, images, ingests) = (self.leases, self.images, self.ingests);
+        write!(f, "gc: removed {blobs} blobs ({bytes} bytes), {snapshots} snapshots, {leases} leases, {images} images, {ingests} ingests")?;
         write!(f, " in {} ms", self.paused.as_millis())?;
         if !self.names.is_empty() {
             write!(f, ": {}", self.names[..self.names.len().min(NAMED)].join(", "))?;

@@ -93,6 +93,7 @@ impl Snapshotter for Fake {
 struct Node {
     dir: Scratch,
     db: Arc<Db>,
+    bus: Arc<Bus>,
     content: Store,
     images: Images,
     leases: Leases,
@@ -106,9 +107,10 @@ fn node(name: &str) -> Node {
     let content = Store::open(&dir.path().join("content"), db.clone()).unwrap();
     let fake = Arc::new(Fake::default());
     let snapshotters = Snapshotters::from([("fake".to_owned(), fake.clone() as Arc<dyn Snapshotter>)]);
-    let collector = Arc::new(Collector::new(db.clone(), content.clone(), snapshotters));
-    let (images, leases) = (Images::new(db.clone(), Arc::new(Bus::new())), Leases::new(db.clone()));
-    Node { dir, db, content, images, leases, fake, collector }
+    let bus = Arc::new(Bus::new());
+    let (images, leases) = (Images::new(db.clone(), bus.clone()), Leases::new(db.clone()));
+    let collector = Arc::new(Collector::new(db.clone(), content.clone(), snapshotters, images.clone()));
+    Node { dir, db, bus, content, images, leases, fake, collector }
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -205,6 +207,48 @@ fn a_lease_keeps_until_it_is_deleted_or_its_time_is_over() {
     let stats = node.collector.run().unwrap();
     assert_eq!((stats.leases, stats.blobs), (1, 2), "{stats}");
     assert!(node.leases.get(NS, "e").unwrap_err().is_not_found());
+}
+
+#[test]
+fn back_references_keep_what_carries_them_while_what_they_name_is_there() {
+    let node = node("gc-back");
+    let target = node.blob("target", &[]);
+    node.image("i", &target);
+    node.fake.put(&key("s"), None, labels(&[("containerd.io/gc.bref.container", "c")]));
+    let id = "c".to_owned();
+    let containers = Containers::new(node.db.clone());
+    containers.create(NS, Container { id, snapshotter: "fake".into(), snapshot_key: "other".into(), ..Container::default() }).unwrap();
+    let by_image = node.blob("by image", &[("containerd.io/gc.bref.image.sig", "i")]);
+    let by_content = node.blob("by content", &[("containerd.io/gc.bref.content", target.as_str())]);
+    node.blob("by that", &[("containerd.io/gc.bref.content.x", by_content.as_str())]);
+    node.blob("by snapshot", &[("containerd.io/gc.bref.snapshot.fake", "s")]);
+    node.blob("by nothing", &[("containerd.io/gc.bref.image", "nosuch"), ("containerd.io/gc.bref.content", "sha256:0")]);
+    let stats = node.collector.run().unwrap();
+    assert_eq!((stats.blobs, stats.snapshots, node.blobs()), (1, 0, 5), "{stats}");
+    containers.delete(NS, "c").unwrap();
+    let stats = node.collector.run().unwrap();
+    assert_eq!((stats.blobs, stats.snapshots), (1, 1), "{stats}");
+    node.content.info(NS, &by_image).unwrap();
+    node.images.delete(NS, "i").unwrap();
+    assert_eq!(node.collector.run().unwrap().blobs, 4);
+}
+
+#[test]
+fn an_image_past_its_time_goes_and_that_is_told() {
+    let node = node("gc-expired-image");
+    let target = node.blob("target", &[]);
+    let told = node.bus.subscribe(&["/images/delete"]);
+    for (name, expire) in [("soon", time::format(SystemTime::now() + Duration::from_millis(200))), ("odd", "some day".to_owned())] {
+        let image = Image::new(name, Descriptor::new(media::OCI_INDEX, target.clone(), 1), labels(&[(lease::EXPIRE, &expire)]));
+        node.images.upsert(NS, image).unwrap();
+    }
+    assert!(node.collector.run().unwrap().nothing());
+    std::thread::sleep(Duration::from_millis(250));
+    let stats = node.collector.run().unwrap();
+    assert_eq!((stats.images, stats.blobs), (1, 0), "{stats}");
+    assert!(node.images.get(NS, "soon").unwrap_err().is_not_found());
+    node.images.get(NS, "odd").unwrap();
+    assert_eq!(told.channel().try_iter().count(), 1);
 }
 
 #[test]

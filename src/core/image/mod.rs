@@ -12,9 +12,11 @@ pub use platform::{Fit, Platform};
 pub use resolve::{Children, Form, Layer, MAX_DOCUMENT, Resolved, Shape, chain_ids, children, choose, is_artifact, manifest};
 
 use crate::core::events::{Bus, Envelope};
-use crate::core::metadata::{Db, Labels, Record, labels, time};
+use crate::core::lease::EXPIRE;
+use crate::core::metadata::{Db, Labels, Record, Writer, labels, time};
 use crate::error::{Error, Result};
 use crate::proto::image_events::{ImageCreate, ImageDelete, ImageUpdate};
+use log::error;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +43,11 @@ impl Image {
     /// An image that was not stored yet.
     pub fn new(name: impl Into<String>, target: Descriptor, labels: Labels) -> Image {
         Image { name: name.into(), target, labels, created_at: time::unset(), updated_at: time::unset() }
+    }
+    /// When it goes by itself, if its label [`EXPIRE`] says so. A label that is no time does not take it away.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        let text = self.labels.get(EXPIRE)?;
+        time::parse(text).inspect_err(|e| error!("image {}: label {EXPIRE} is ignored: {}", self.name, e.chain())).ok()
     }
 }
 
@@ -83,27 +90,51 @@ impl Images {
         Ok(image)
     }
     /// Stores an image under its name, new or not; the creation time of one that was there stays.
-    pub fn upsert(&self, ns: &str, mut image: Image) -> Result<Image> {
-        check(&image)?;
-        let now = SystemTime::now();
-        let known = self.db.gate().hold(|| {
-            self.db.write(|w| {
-                let known = w.get::<Image>(ns, &image.name)?;
-                image.created_at = known.as_ref().map_or(now, |k| k.created_at);
-                image.updated_at = now;
-                w.put(ns, &image.name, &image)?;
-                Ok(known)
-            })
-        })?;
-        match known {
-            Some(_) => self.tell_update(ns, &image),
-            None => self.tell_create(ns, &image),
-        }
-        Ok(image)
+    pub fn upsert(&self, ns: &str, image: Image) -> Result<Image> {
+        let name = image.name.clone();
+        let stored = self.upsert_all(ns, vec![image])?;
+        stored.into_iter().next().ok_or_else(|| Error::internal(format!("image {name}: not stored")))
     }
-    /// The same as [`Images::upsert`].
-    pub fn update(&self, ns: &str, image: Image) -> Result<Image> {
-        self.upsert(ns, image)
+    /// Stores several names in one transaction: after a crash all are there or none. Labels that a name had stay as long as it
+    /// names the same thing; an empty value takes one away.
+    pub fn upsert_all(&self, ns: &str, images: Vec<Image>) -> Result<Vec<Image>> {
+        images.iter().try_for_each(check)?;
+        let now = SystemTime::now();
+        let put = |w: &Writer, mut image: Image| {
+            let known = w.get::<Image>(ns, &image.name)?;
+            let same = known.as_ref().filter(|k| k.target.digest == image.target.digest);
+            let mut all = same.map(|k| k.labels.clone()).unwrap_or_default();
+            labels::merge(&mut all, image.labels);
+            image.labels = all;
+            image.created_at = known.as_ref().map_or(now, |k| k.created_at);
+            image.updated_at = now;
+            w.put(ns, &image.name, &image)?;
+            Ok((known.is_some(), image))
+        };
+        let stored: Vec<(bool, Image)> =
+            self.db.gate().hold(|| self.db.write(|w| images.into_iter().map(|image| put(w, image)).collect::<Result<_>>()))?;
+        for (known, image) in &stored {
+            if *known { self.tell_update(ns, image) } else { self.tell_create(ns, image) }
+        }
+        Ok(stored.into_iter().map(|(_, image)| image).collect())
+    }
+    /// Changes labels of images that are there, in one transaction; a name that is not is left out. An empty value takes a label
+    /// away.
+    pub fn set_labels(&self, ns: &str, names: &[String], changes: &Labels) -> Result<()> {
+        labels::check(changes)?;
+        let changed = self.db.write(|w| {
+            let mut changed = vec![];
+            for name in names {
+                let Some(mut image) = w.get::<Image>(ns, name)? else { continue };
+                labels::merge(&mut image.labels, changes.clone());
+                image.updated_at = SystemTime::now();
+                w.put(ns, name, &image)?;
+                changed.push(image);
+            }
+            Ok(changed)
+        })?;
+        changed.iter().for_each(|image| self.tell_update(ns, image));
+        Ok(())
     }
     /// Removes an image; `NotFound` names it. To free its space now, run a collection after it.
     pub fn delete(&self, ns: &str, name: &str) -> Result<()> {
@@ -127,7 +158,8 @@ impl Images {
         }
         Ok(())
     }
-    fn tell_delete(&self, ns: &str, name: &str) {
+    /// Tells that an image is gone: the collector, which takes the record itself, does so afterwards.
+    pub(crate) fn tell_delete(&self, ns: &str, name: &str) {
         let message = ImageDelete { name: name.to_owned(), ..ImageDelete::default() };
         self.events.publish(Envelope::new(ns, "/images/delete", "containerd.events.ImageDelete", &message));
     }

@@ -1,6 +1,7 @@
 //! ImageService: a file a call, named as the call.
 mod image_fs_info;
 mod image_status;
+mod item;
 mod list_images;
 mod pull_image;
 mod remove_image;

@@ -1,10 +1,11 @@
-//! Event monitor: puts exits and OOM kills of tasks on record and keeps the image store in step. What fails is tried again with
+//! Event monitor: puts exits and OOM kills of tasks on record and keeps the image store in step, whoever changed an image. What fails is tried again with
 //! growing pauses; nothing is lost, since a dropped event makes it ask every task itself.
 use crate::core::events::{Bus, Envelope, Subscription};
 use crate::core::runtime::Exit;
 use crate::cri::store::container::{Container, Oom, State};
 use crate::cri::{Cri, NAMESPACE, runtime};
 use crate::error::{Error, Result};
+use crate::proto::image_events::ImageDelete;
 use crate::proto::task_events::{TaskExit, TaskOOM};
 use crate::thread::{Stop, lock};
 use crossbeam_channel::{Sender, after, bounded, never, select};
@@ -22,7 +23,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 enum Work {
     /// A container or a pod's process ended.
     Ended { id: String, exit: Exit },
-    /// Images have changed.
+    /// An image has changed.
+    Image { name: String },
+    /// Images may have changed.
     Images,
 }
 
@@ -82,15 +85,18 @@ fn take(cri: &Arc<Cri>, event: &Envelope, backlog: &Backlog) {
         "/tasks/oom" => TaskOOM::parse_from_bytes(&event.event.value)
             .map_err(|e| Error::invalid("decode TaskOOM").because(e))
             .map(|oom| drop(cri.containers.by_id.swap(&oom.container_id, |c| Container { oom: Oom::Seen, ..c.clone() }))),
-        _ => {
-            handle(cri, Work::Images, PAUSES.0, backlog);
-            Ok(())
-        }
+        _ => image_of(event).map(|name| handle(cri, Work::Image { name }, PAUSES.0, backlog)),
     };
     if let Err(e) = taken {
         warn!("event {} not handled: {}", event.topic, e.chain());
         backlog.stop.went_wrong(&e);
     }
+}
+
+/// The image that an event is about; its three messages have the name in the same field.
+fn image_of(event: &Envelope) -> Result<String> {
+    let message = ImageDelete::parse_from_bytes(&event.event.value);
+    message.map(|m| m.name).map_err(|e| Error::invalid("decode an image's event").because(e))
 }
 
 /// The end of a container's first process; those of commands in it are not CRI's.
@@ -110,13 +116,14 @@ fn exit_of(event: &Envelope) -> Result<Option<Work>> {
 fn handle(cri: &Arc<Cri>, work: Work, pause: Duration, backlog: &Backlog) {
     let (cri2, again) = (cri.clone(), backlog.clone());
     match &work {
-        Work::Images => again.handled(put_on_record(cri, &work), work, pause),
+        Work::Image { .. } | Work::Images => again.handled(put_on_record(cri, &work), work, pause),
         Work::Ended { .. } => cri.io.run(move || again.handled(put_on_record(&cri2, &work), work, pause)),
     }
 }
 
 fn put_on_record(cri: &Cri, work: &Work) -> Result<()> {
     match work {
+        Work::Image { name } => cri.images.refresh(name),
         Work::Images => cri.images.reload(),
         Work::Ended { id, exit } => match cri.containers.by_id.get(id) {
             Ok(_) => runtime::exit::container(cri, id, exit),
@@ -153,8 +160,9 @@ fn retry(cri: &Arc<Cri>, backlog: &Backlog) {
     }
 }
 
-/// Events were dropped: whoever has ended is found by asking.
+/// Events were dropped: whoever has ended is found by asking, and images are read anew.
 fn ask_all(cri: &Arc<Cri>, backlog: &Backlog) {
+    handle(cri, Work::Images, PAUSES.0, backlog);
     for container in cri.containers.by_id.list().iter().filter(|c| matches!(c.state, State::Running { .. })) {
         let exit = cri.ports.tasks.get(NAMESPACE, &container.id).ok().and_then(|t| t.exited());
         if let Some(exit) = exit {

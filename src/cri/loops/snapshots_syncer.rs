@@ -29,17 +29,29 @@ pub struct Sizes {
     by_name: RwLock<BTreeMap<String, ByKey>>,
 }
 
+/// Of which snapshots the sum is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// Layers of images.
+    Committed,
+    /// Writable layers.
+    Active,
+}
+
 impl Sizes {
     /// The writable layer of a container and its snapshotter.
     pub fn of_container(&self, id: &str) -> Option<(String, Size)> {
         let key = scoped(NAMESPACE, id);
         read(&self.by_name).iter().find_map(|(name, sizes)| Some((name.clone(), *sizes.get(&key)?)))
     }
-    /// All that a snapshotter holds, and the time of its latest measure.
-    pub fn of_snapshotter(&self, name: &str) -> (Usage, i64) {
+    /// What a snapshotter holds, and the time of its latest measure.
+    pub fn of_snapshotter(&self, name: &str, part: Part) -> (Usage, i64) {
         let mut sum = Usage::default();
         let mut at = 0;
-        for size in read(&self.by_name).get(name).into_iter().flat_map(HashMap::values) {
+        let wanted = |s: &&Size| part == Part::All || (part == Part::Committed) == (s.kind == Kind::Committed);
+        for size in read(&self.by_name).get(name).into_iter().flat_map(HashMap::values).filter(wanted) {
             sum.bytes += size.usage.bytes;
             sum.inodes += size.usage.inodes;
             at = at.max(size.at);

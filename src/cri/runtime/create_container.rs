@@ -13,7 +13,7 @@ use crate::cri::store::sandbox::{self, Sandbox, id_map};
 use crate::cri::{Cri, NAMESPACE, dirs, image_volumes, new_id, now, prepared, spec};
 use crate::error::{Context, Error, Result};
 use crate::failpoint;
-use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse};
+use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, PodSandboxConfig, PodSandboxMetadata};
 use crate::sys::fs;
 use crate::sys::userns::IdMap;
 use log::{info, warn};
@@ -29,12 +29,27 @@ pub fn create_container(cri: &Cri, call: &Call, req: CreateContainerRequest) -> 
     let config = req.config.into_option().ok_or_else(|| Error::invalid("config is missing: describe the container to create"))?;
     let pod = cri.sandboxes.by_id.get(&req.pod_sandbox_id)?;
     spec::check_container(&config, &pod.record.config)?;
+    same_pod(req.sandbox_config.get_or_default(), &pod)?;
     let name = name_of(&config, &pod.record.config);
     let container_id = match cri.containers.names.begin(call, "container", &name)? {
         Begun::Made(id) => id,
         Begun::Mine(creation) => create(cri, call, creation, Wish { id: new_id()?, name, config, pod })?,
     };
     Ok(CreateContainerResponse { container_id, ..CreateContainerResponse::default() })
+}
+
+/// The pod's config is the one that it was run with; a request that brings another pod's is a mistake.
+fn same_pod(given: &PodSandboxConfig, pod: &Sandbox) -> Result<()> {
+    let (given, own) = (given.metadata.get_or_default(), pod.record.config.metadata.get_or_default());
+    let identity = |m: &PodSandboxMetadata| (m.name.clone(), m.namespace.clone(), m.uid.clone());
+    if !given.name.is_empty() && identity(given) != identity(own) {
+        let (name, id) = (&given.name, &pod.id);
+        return Err(Error::invalid(format!(
+            "sandbox_config.metadata: pod \"{name}\" is not the one of pod_sandbox_id, which is \"{}\" ({id})",
+            own.name
+        )));
+    }
+    Ok(())
 }
 
 /// What is to be made.
@@ -104,6 +119,7 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     };
     let key = scoped(NAMESPACE, &wish.id);
     let snapshotter = cri.snapshotter_for(&pod.record.handler);
+    cri.unpack(call, &image, &snapshotter)?;
     cri.intend_container(&wish.id, &record, &pod, (&snapshotter, &key))?;
     failpoint::reach("create-after-intend");
     let parts = Parts { config: &wish.config, pod: &pod, image: &image, images: &images };

@@ -20,13 +20,16 @@ pub fn exec_sync(cri: &Cri, call: &Call, req: ExecSyncRequest) -> Result<ExecSyn
     if req.cmd.is_empty() {
         return Err(Error::invalid("cmd is empty: name the command to run"));
     }
+    if req.timeout < 0 {
+        return Err(Error::invalid(format!("timeout: {} is negative; 0 is no limit", req.timeout)));
+    }
     let container = cri.containers.by_id.get(&req.container_id)?;
     if !matches!(container.state, State::Running { .. }) {
         return Err(Error::precondition(format!("container \"{}\" is not running: nothing can be run in it", container.id)));
     }
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
     let id = new_id()?;
-    let collector = Collector::open(&cri.dirs.fifo(&id), &cri.io)?;
+    let collector = Collector::open(&cri.dirs.command(&container.id, &id), &cri.io)?;
     let process = exec_process(cri, &container.id, &req.cmd, false)?;
     let stdio = Stdio { stdout: collector.stdout(), stderr: collector.stderr(), ..Stdio::default() };
     task.exec(call, Exec { id: id.clone(), process, stdio })?;

@@ -20,6 +20,9 @@ pub fn stop_container(cri: &Cri, call: &Call, req: StopContainerRequest) -> Resu
         Err(e) if e.is_not_found() => return Ok(StopContainerResponse::default()),
         found => found?,
     };
+    if req.timeout < 0 {
+        return Err(Error::invalid(format!("timeout: {} is negative; 0 kills at once", req.timeout)));
+    }
     let grace = Duration::from_secs(u64::try_from(req.timeout).unwrap_or(0));
     stop(cri, call, &container, grace)?;
     Ok(StopContainerResponse::default())

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
+/// Longer is no ID of anything.
+const LONGEST: usize = 128;
+
 /// Objects by ID.
 pub struct Index<T> {
     object: &'static str,
@@ -20,6 +23,9 @@ impl<T> Index<T> {
     pub fn get(&self, prefix: &str) -> Result<Arc<T>> {
         if prefix.is_empty() {
             return Err(Error::invalid(format!("{} ID is empty", self.object)));
+        }
+        if prefix.len() > LONGEST {
+            return Err(Error::invalid(format!("{} ID is of {} bytes: none is longer than {LONGEST}", self.object, prefix.len())));
         }
         let by_id = read(&self.by_id);
         let mut matches = by_id.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|(id, _)| id.starts_with(prefix));
@@ -72,5 +78,6 @@ mod tests {
         assert_eq!(index.get("ab").unwrap_err().kind(), Kind::InvalidArgument);
         assert_eq!(index.get("x").unwrap_err().kind(), Kind::NotFound);
         assert_eq!(index.get("").unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(index.get(&"a".repeat(129)).unwrap_err().kind(), Kind::InvalidArgument);
     }
 }

@@ -4,6 +4,7 @@ pub mod creations;
 pub mod image;
 mod index;
 pub mod message;
+pub mod pins;
 pub mod sandbox;
 pub mod turn;
 

@@ -1,4 +1,5 @@
 //! Indexes, manifest and config: fetched if they are not here, checked, stored with the labels that the collector follows.
+use super::Blobs;
 use super::flight::Flight;
 use crate::core::content::{Digest, Expected};
 use crate::core::image::{self, Children, Descriptor, Resolved, chain_ids, media};
@@ -63,10 +64,12 @@ fn manifest(
     layers: &[Descriptor],
 ) -> Result<Documents> {
     if !image::is_artifact(&config) {
-        layers.iter().try_for_each(|layer| check_layer(&layer.media_type))?;
+        // What can never be unpacked is refused before a byte of it is fetched.
+        layers.iter().try_for_each(|layer| flight.shared.parts.processors.check(&layer.media_type))?;
     }
     let mut labels = Labels::from([("containerd.io/gc.ref.content.config".to_string(), config.digest.to_string())]);
-    labels.extend(layers.iter().enumerate().map(|(i, l)| (format!("containerd.io/gc.ref.content.l.{i}"), l.digest.to_string())));
+    let kept = if flight.shared.limits.blobs == Blobs::Keep { layers } else { &[] };
+    labels.extend(kept.iter().enumerate().map(|(i, l)| (format!("containerd.io/gc.ref.content.l.{i}"), l.digest.to_string())));
     store(flight, &at, "manifest", bytes, labels)?;
     let config_bytes = document(flight, &config, Part::Blobs, None)?;
     store(flight, &config, "config", &config_bytes, Labels::new())?;
@@ -79,20 +82,6 @@ fn manifest(
         set_labels(flight, resolved.id(), Labels::from([(key, top.to_string())]))?;
     }
     Ok(Documents { target, resolved, chain })
-}
-
-/// What can never be unpacked is refused before a byte of it is fetched.
-fn check_layer(kind: &str) -> Result<()> {
-    if kind.contains("+encrypted") {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            format!("a layer of type {kind} is encrypted; encrypted images cannot be unpacked here"),
-        ));
-    }
-    if !media::is_layer(kind) {
-        return Err(Error::invalid(format!("a layer has the media type \"{kind}\", which is no filesystem layer that can be unpacked")));
-    }
-    Ok(())
 }
 
 /// The document's bytes: those at hand, the store's, or the registry's.

@@ -1,12 +1,13 @@
 //! One pull from its reference to its image record. The order: documents, layers side by side, one sync, snapshots in order,
 //! the image record. Until that record nothing of it is visible; a lease keeps the collector away meanwhile.
-use super::{Request, Shared, documents, layers};
+use super::{Names, Pulled, Request, Shared, documents, layers};
 use crate::core::image::Image;
 use crate::core::lease::{EXPIRE, PULL, Resource};
 use crate::core::metadata::time;
 use crate::core::snapshot::Snapshotter;
 use crate::error::{Context, Error, Result};
 use crate::remote::Session;
+use crate::remote::resolve::Found;
 use log::{info, warn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ impl Flight {
 }
 
 /// Pulls; cleans up behind itself if that fails.
-pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapshotter: Arc<dyn Snapshotter>) -> Result<Image> {
+pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapshotter: Arc<dyn Snapshotter>) -> Result<Pulled> {
     let begun = Instant::now();
     let lease = lease_id();
     let labels = BTreeMap::from([
@@ -59,7 +60,7 @@ pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapsho
         warn!("pull of {name}: lease {} stays until it expires: {}", flight.lease, e.chain());
     }
     match &result {
-        Ok(image) => info!("image {name}: pulled, {}, {} ms", image.target.digest, begun.elapsed().as_millis()),
+        Ok(pulled) => info!("image {name}: pulled, {}, {} ms", pulled.image.target.digest, begun.elapsed().as_millis()),
         Err(e) => {
             info!("image {name}: not pulled after {} ms: {}", begun.elapsed().as_millis(), e.chain());
             if let Some(collector) = &parts.collector {
@@ -70,13 +71,28 @@ pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapsho
     result
 }
 
-fn steps(flight: &Arc<Flight>) -> Result<Image> {
-    let found = flight.session.resolve()?;
+fn steps(flight: &Arc<Flight>) -> Result<Pulled> {
+    let found = match &flight.request.target {
+        Some(target) => Found { media_type: target.media_type.clone(), digest: target.digest.clone(), size: target.size, bytes: None },
+        None => flight.session.resolve()?,
+    };
     let image = documents::fetch(flight, found)?;
     layers::fetch_and_unpack(flight, &image)?;
     flight.session.check()?;
-    let record = Image::new(flight.session.reference().to_string(), image.target, flight.request.labels.clone());
-    flight.shared.parts.images.upsert(flight.ns(), record)
+    let reference = flight.session.reference();
+    let id = image.resolved.id().clone();
+    let record = |name: String| Image::new(name, image.target.clone(), flight.request.labels.clone());
+    let mut names = match flight.request.names {
+        Names::Kept => return Ok(Pulled { image: record(reference.to_string()), id, names: vec![] }),
+        Names::Reference => vec![reference.to_string()],
+        Names::All => vec![reference.to_string(), format!("{}@{}", reference.name(), image.target.digest), id.to_string()],
+    };
+    // Who pulls by digest has said that name already.
+    names.dedup();
+    crate::failpoint::reach("pull-before-commit");
+    let stored = flight.shared.parts.images.upsert_all(flight.ns(), names.iter().cloned().map(record).collect())?;
+    let image = stored.into_iter().next().ok_or_else(|| Error::internal(format!("image {reference}: not stored")))?;
+    Ok(Pulled { image, id, names })
 }
 
 /// Unique on this machine: the time in nanoseconds and a counter.

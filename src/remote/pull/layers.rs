@@ -29,6 +29,8 @@ const WAIT: Duration = Duration::from_millis(100);
 pub struct Work {
     /// The pull.
     pub flight: Arc<Flight>,
+    /// Digest of the manifest.
+    pub manifest: Digest,
     /// Their layers; the index counts from the first missing one.
     pub layers: Vec<Layer>,
     /// How many layers below them are there already.
@@ -61,8 +63,15 @@ pub fn fetch_and_unpack(flight: &Arc<Flight>, image: &Documents) -> Result<()> {
     }
     let keys: Vec<String> = layers.iter().map(|l| scoped(flight.ns(), &unpack::active_key(&l.diff_id))).collect();
     flight.keep(keys.iter().map(|key| Resource::Snapshot { snapshotter: name.clone(), key: key.clone() }))?;
-    let work =
-        Arc::new(Work { flight: flight.clone(), layers, below_count: done, keys, next: AtomicUsize::new(0), active: Mutex::default() });
+    let work = Arc::new(Work {
+        flight: flight.clone(),
+        manifest: image.resolved.manifest_desc.digest.clone(),
+        layers,
+        below_count: done,
+        keys,
+        next: AtomicUsize::new(0),
+        active: Mutex::default(),
+    });
     let below = done.checked_sub(1).map(|i| image.chain[i].clone());
     let result = run(&work, &image.chain[done..], below);
     for key in std::mem::take(&mut *lock(&work.active)) {

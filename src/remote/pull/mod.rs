@@ -16,9 +16,10 @@ use super::auth::Login;
 use super::reference::Reference;
 use super::session::{Client, Session};
 use crate::call::Call;
-use crate::core::content::Store;
+use crate::core::content::{Digest, Store};
+use crate::core::diff::Processors;
 use crate::core::gc::Collector;
-use crate::core::image::{Image, Images, Platform};
+use crate::core::image::{Descriptor, Image, Images, Platform};
 use crate::core::lease::Leases;
 use crate::core::snapshot::Snapshotter;
 use crate::error::{Error, Kind, Result};
@@ -44,12 +45,34 @@ pub struct Limits {
     pub max_concurrent_downloads: usize,
     /// Layers that are unpacked at once, of all pulls.
     pub max_concurrent_unpacks: usize,
+    /// Whether a layer's blob stays when it is unpacked.
+    pub blobs: Blobs,
+    /// Whether a layer's snapshot has labels that tell of its image.
+    pub labels: SnapshotLabels,
+}
+
+/// What becomes of layers' blobs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blobs {
+    /// They are kept as long as the image.
+    Keep,
+    /// The collector takes them once they are unpacked.
+    Discard,
+}
+
+/// What snapshotters are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapshotLabels {
+    /// Nothing of the image.
+    Bare,
+    /// containerd's labels with the image's name, its manifest and the layer's digest.
+    OfImage,
 }
 
 impl Default for Limits {
     /// containerd's three downloads; unpacks have no such reason to wait as in containerd, where they exclude each other.
     fn default() -> Limits {
-        Limits { max_concurrent_downloads: 3, max_concurrent_unpacks: 8 }
+        Limits { max_concurrent_downloads: 3, max_concurrent_unpacks: 8, blobs: Blobs::Keep, labels: SnapshotLabels::Bare }
     }
 }
 
@@ -66,6 +89,8 @@ pub struct Parts {
     pub snapshotters: BTreeMap<String, Arc<dyn Snapshotter>>,
     /// Registry client.
     pub client: Client,
+    /// Programs that turn layers into what can be unpacked.
+    pub processors: Processors,
     /// Told when a failed pull has left garbage.
     pub collector: Option<Arc<Collector>>,
     /// This run of the daemon: leases of another run are dead (`Leases::drop_stale`).
@@ -87,6 +112,32 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// The machine that it is for.
     pub platform: Platform,
+    /// What the reference names, where that is known: nobody is asked, and what is in the store is not fetched.
+    pub target: Option<Descriptor>,
+    /// Under which names it is stored.
+    pub names: Names,
+}
+
+/// The names that a pulled image gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Names {
+    /// None: its record is there already.
+    Kept,
+    /// The reference alone.
+    Reference,
+    /// Besides it the repository with the digest, and the image's ID: what the kubelet may ask for.
+    All,
+}
+
+/// A pulled image.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Its record under the reference.
+    pub image: Image,
+    /// Its ID: the digest of its configuration.
+    pub id: Digest,
+    /// All the names that it has got.
+    pub names: Vec<String>,
 }
 
 impl Request {
@@ -99,6 +150,8 @@ impl Request {
             snapshotter: snapshotter.into(),
             labels: BTreeMap::new(),
             platform: Platform::host(),
+            target: None,
+            names: Names::Reference,
         }
     }
 }
@@ -112,6 +165,7 @@ struct Key {
     login: Login,
     platform: String,
     labels: BTreeMap<String, String>,
+    names: Names,
 }
 
 /// A pull that runs, and how many wait for it.
@@ -122,7 +176,7 @@ struct Flight {
     outcome: Arc<Mutex<Option<Outcome>>>,
 }
 
-type Outcome = Result<Image, (Kind, String)>;
+type Outcome = Result<Pulled, (Kind, String)>;
 
 /// Pulls images; clones share everything.
 #[derive(Clone)]
@@ -162,7 +216,7 @@ impl Puller {
     }
 
     /// Pulls, or waits for an equal pull that runs. Returns at once when the call is over.
-    pub fn pull(&self, call: &Call, request: Request) -> Result<Image> {
+    pub fn pull(&self, call: &Call, request: Request) -> Result<Pulled> {
         call.check()?;
         let reference = Reference::parse(&request.reference)?;
         let snapshotter = self.0.parts.snapshotters.get(&request.snapshotter).cloned();
@@ -177,6 +231,7 @@ impl Puller {
             login: request.login.clone(),
             platform: request.platform.to_string(),
             labels: request.labels.clone(),
+            names: request.names,
         };
         let (ended, outcome) = self.board(&key, request, reference, snapshotter)?;
         let deadline = call.deadline().map_or_else(never, at);
@@ -187,7 +242,7 @@ impl Puller {
         }
         // A call that ended together with the flight still gets the image.
         match (&*lock(&outcome), call.check()) {
-            (Some(Ok(image)), _) => Ok(image.clone()),
+            (Some(Ok(pulled)), _) => Ok(pulled.clone()),
             (_, Err(over)) => Err(over),
             (Some(Err((kind, text))), _) => Err(Error::new(*kind, text.clone())),
             (None, _) => Err(Error::internal(format!("pull of {}: its thread failed", key.reference))),

@@ -44,13 +44,15 @@ impl Node {
         }
         let retry = Retry { rounds: 2, first: Duration::from_millis(5), most: Duration::from_millis(10) };
         let content = Store::open(&dir("content"), db.clone()).unwrap();
-        let collector = Collector::new(db.clone(), content.clone(), snapshotters.clone());
+        let images = Images::new(db.clone(), Arc::new(Bus::new()));
+        let collector = Collector::new(db.clone(), content.clone(), snapshotters.clone(), images.clone());
         let parts = Parts {
             content,
-            images: Images::new(db.clone(), Arc::new(Bus::new())),
+            images,
             leases: Leases::new(db),
             snapshotters,
             client: Client::new(Config { retry, ..config }),
+            processors: Processors::default(),
             collector: None,
             instance: "test".into(),
         };
@@ -60,7 +62,7 @@ impl Node {
         self.parts.snapshotters.keys().cloned().collect()
     }
     fn pull(&self, reference: &str, snapshotter: &str) -> Result<Image> {
-        self.puller.pull(&Call::background("k8s.io"), Request::new("k8s.io", reference, snapshotter))
+        self.puller.pull(&Call::background("k8s.io"), Request::new("k8s.io", reference, snapshotter)).map(|pulled| pulled.image)
     }
     fn assert_no_trace(&self, of: &str) {
         assert!(self.parts.content.ingests("k8s.io").unwrap().is_empty(), "{of}: an ingest is left");

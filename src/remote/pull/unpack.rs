@@ -1,8 +1,9 @@
 //! One layer's stream becomes an active snapshot, is checked against its diff ID, and is published under its chain ID.
+use super::SnapshotLabels;
 use super::flight::Flight;
 use super::layers::Work;
 use crate::core::content::Digest;
-use crate::core::diff::{self, Apply, Compression, Limits, Whiteouts};
+use crate::core::diff::{self, Apply, Limits, Whiteouts};
 use crate::core::image::Form;
 use crate::core::snapshot::scoped;
 use crate::error::{Context, Error, Kind, Result};
@@ -17,11 +18,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Longest value of a label that lists layers.
+const LABEL_MAX: usize = 4000;
 /// Bytes of a file that are written at once.
 const PIECE: usize = 128 << 10;
 
 /// A layer in an active snapshot.
 pub struct Unpacked {
+    index: usize,
     key: String,
     implied: Vec<PathBuf>,
 }
@@ -31,14 +35,15 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
     let flight = &work.flight;
     let layer = &work.layers[index];
     let key = work.keys[index].clone();
-    flight.snapshotter.prepare(&key, below, &BTreeMap::new())?;
+    flight.snapshotter.prepare(&key, below, &labels(work, index))?;
     lock(&work.active).push(key.clone());
     let root = flight.snapshotter.upper_dir(&key)?;
     if let Form::File(path) = &layer.form {
         write_file(&root, path, packed, &flight.session).during(|| format!("write the artifact's file {}", path.display()))?;
-        return Ok(Unpacked { key, implied: vec![] });
+        return Ok(Unpacked { index, key, implied: vec![] });
     }
-    let stream = diff::decompress(Compression::of_media_type(&layer.desc.media_type)?, packed)?;
+    let session = flight.session.clone();
+    let stream = flight.shared.parts.processors.open(&layer.desc, packed, move || session.check().is_err())?;
     // Only the snapshotter that stacks layers needs marks, and its lowest layer hides nothing.
     let lowest = work.below_count == 0 && index == 0;
     let whiteouts = if flight.snapshotter.rebases() && !lowest { Whiteouts::Overlay } else { Whiteouts::Remove };
@@ -54,7 +59,30 @@ pub fn unpack(work: &Work, index: usize, below: Option<&str>, packed: impl Read 
             format!("layer {}: its content has diff ID {}, the image's config says {}", layer.desc.digest, applied.diff_id, layer.diff_id);
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    Ok(Unpacked { key, implied: applied.implied })
+    Ok(Unpacked { index, key, implied: applied.implied })
+}
+
+/// What the snapshotter is told of the layer, in containerd's words.
+fn labels(work: &Work, index: usize) -> BTreeMap<String, String> {
+    if work.flight.shared.limits.labels == SnapshotLabels::Bare {
+        return BTreeMap::new();
+    }
+    let mut above = String::new();
+    for layer in &work.layers[index..] {
+        let text = if above.is_empty() { layer.desc.digest.to_string() } else { format!(",{}", layer.desc.digest) };
+        // Labels have a limit; the nearest layers are what a snapshotter looks ahead to.
+        if above.len() + text.len() > LABEL_MAX {
+            break;
+        }
+        above.push_str(&text);
+    }
+    let told = [
+        ("image-ref", work.flight.session.reference().to_string()),
+        ("manifest-digest", work.manifest.to_string()),
+        ("layer-digest", work.layers[index].desc.digest.to_string()),
+        ("image-layers", above),
+    ];
+    told.into_iter().map(|(key, value)| (format!("containerd.io/snapshot/cri.{key}"), value)).collect()
 }
 
 /// Writes one blob as a file, readable by all whatever our umask is. Its path is checked, and what is below the root is our own.
@@ -78,7 +106,8 @@ fn write_file(root: &Path, path: &Path, mut bytes: impl Read, session: &Session)
 pub fn publish(work: &Work, chain: &Digest, below: Option<&str>, layer: &Unpacked, alone: bool) -> Result<String> {
     let snapshotter = &work.flight.snapshotter;
     let name = scoped(work.flight.ns(), chain.as_str());
-    let labels = BTreeMap::from([("containerd.io/snapshot.ref".to_string(), chain.to_string())]);
+    let mut labels = labels(work, layer.index);
+    labels.insert("containerd.io/snapshot.ref".into(), chain.to_string());
     if alone {
         sync(&work.flight)?;
     }

@@ -1,7 +1,7 @@
 //! Containers that cannot be.
 use super::{Case, World, bad, refuse};
 use crate::harness::client::some;
-use cradle::error::Kind::{self, FailedPrecondition, InvalidArgument, NotFound};
+use cradle::error::Kind::{self, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
 use cradle::proto::cri::*;
 use cradle::proto::cri_methods::runtime_service as rt;
 use protobuf::EnumOrUnknown;
@@ -86,12 +86,12 @@ fn identity() -> Vec<Case> {
         invalid("no name", "metadata.name", |_, c| c.metadata.mut_or_insert_default().name.clear()),
         invalid("name with a slash", "metadata.name", |_, c| c.metadata.mut_or_insert_default().name = "a/b".into()),
         invalid("name of 100 kB", "metadata.name", |_, c| c.metadata.mut_or_insert_default().name = "n".repeat(100_000)),
-        create("name of a running one", FailedPrecondition, "running", |w, c| c.metadata = w.running.config.metadata.clone()),
-        invalid("no image", "image.image", |_, c| c.image = None.into()),
+        create("name of a running one", AlreadyExists, "reserved", |w, c| c.metadata = w.running.config.metadata.clone()),
+        invalid("no image", "image", |_, c| c.image = None.into()),
         create("unknown image", NotFound, "never/pulled", |_, c| {
             c.image.mut_or_insert_default().image = "127.0.0.1:1/never/pulled:1".into();
         }),
-        invalid("image that is no name", "image", |_, c| c.image.mut_or_insert_default().image = "UPPER CASE".into()),
+        create("image that is no name", NotFound, "UPPER CASE", |_, c| c.image.mut_or_insert_default().image = "UPPER CASE".into()),
         invalid("log path that leads up", "log_path", |_, c| c.log_path = "../../etc/cron.d/x".into()),
         invalid("absolute log path", "log_path", |_, c| c.log_path = "/etc/x.log".into()),
         invalid("variable without a name", "envs", |_, c| c.envs.push(KeyValue { value: "x".into(), ..Default::default() })),
@@ -106,21 +106,21 @@ fn identity() -> Vec<Case> {
 
 fn files() -> Vec<Case> {
     vec![
-        invalid("mount on the root", "mounts.container_path", |_, c| c.mounts.push(mount("/tmp", "/x/.."))),
-        invalid("mount on nothing", "mounts.container_path", |_, c| c.mounts.push(mount("/tmp", ""))),
-        invalid("relative source", "mounts.host_path", |_, c| c.mounts.push(mount("tmp", "/x"))),
-        invalid("no source", "mounts.host_path", |_, c| c.mounts.push(mount("", "/x"))),
-        invalid("unknown propagation", "mounts.propagation", |_, c| {
+        invalid("mount on the root", "mounts[0].container_path", |_, c| c.mounts.push(mount("/tmp", "/x/.."))),
+        invalid("mount on nothing", "mounts[0].container_path", |_, c| c.mounts.push(mount("/tmp", ""))),
+        invalid("relative source", "mounts[0].host_path", |_, c| c.mounts.push(mount("tmp", "/x"))),
+        invalid("no source", "mounts[0].host_path", |_, c| c.mounts.push(mount("", "/x"))),
+        invalid("unknown propagation", "mounts[0].propagation", |_, c| {
             c.mounts.push(Mount { propagation: EnumOrUnknown::from_i32(7), ..mount("/tmp", "/x") });
         }),
-        invalid("recursive but writable", "mounts.recursive_read_only", |_, c| {
+        invalid("recursive but writable", "mounts[0].recursive_read_only", |_, c| {
             c.mounts.push(Mount { recursive_read_only: true, ..mount("/tmp", "/x") });
         }),
-        invalid("sub path without an image", "mounts.image_sub_path", |_, c| {
+        invalid("sub path without an image", "mounts[0].image_sub_path", |_, c| {
             c.mounts.push(Mount { image_sub_path: "a".into(), ..mount("/tmp", "/x") });
         }),
-        invalid("relative device", "devices.host_path", |_, c| c.devices.push(Device::default())),
-        invalid("device permissions", "devices.permissions", |_, c| {
+        invalid("relative device", "devices[0].host_path", |_, c| c.devices.push(Device::default())),
+        invalid("device permissions", "devices[0].permissions", |_, c| {
             let path = String::from("/dev/null");
             c.devices.push(Device { host_path: path.clone(), container_path: path, permissions: "rx".into(), ..Default::default() });
         }),

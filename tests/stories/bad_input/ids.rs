@@ -14,8 +14,8 @@ macro_rules! by_id {
         let of = |id: &str| $request { $field: id.into(), ..Default::default() };
         $cases.push(bad(($method, "no ID"), InvalidArgument, "ID is empty", move |_| of("")));
         $cases.push(bad(($method, "ID of 100 kB"), InvalidArgument, "ID", move |_| of(&"f".repeat(100_000))));
-        $cases.push(bad(($method, "ID as a path"), InvalidArgument, "ID", move |_| of("../../etc")));
         if $unknown == Unknown::Refused {
+            $cases.push(bad(($method, "ID as a path"), NotFound, "../../etc", move |_| of("../../etc")));
             $cases.push(bad(($method, "unknown ID"), NotFound, NOBODY, move |_| of(NOBODY)));
         }
     };

@@ -82,12 +82,12 @@ fn identity() -> Vec<Case> {
 
 fn network() -> Vec<Case> {
     vec![
-        pod("negative port", "port_mappings.container_port", |c| port(c, PortMapping { container_port: -1, ..Default::default() })),
-        pod("port 65536", "port_mappings.host_port", |c| port(c, PortMapping { host_port: 65536, ..Default::default() })),
-        pod("unknown protocol", "port_mappings.protocol", |c| {
+        pod("negative port", "port_mappings[0].container_port", |c| port(c, PortMapping { container_port: -1, ..Default::default() })),
+        pod("port 65536", "port_mappings[0].host_port", |c| port(c, PortMapping { host_port: 65536, ..Default::default() })),
+        pod("unknown protocol", "port_mappings[0].protocol", |c| {
             port(c, PortMapping { protocol: EnumOrUnknown::from_i32(9), container_port: 80, ..Default::default() })
         }),
-        pod("host IP that is none", "port_mappings.host_ip", |c| {
+        pod("host IP that is none", "port_mappings[0].host_ip", |c| {
             port(c, PortMapping { host_ip: "1.2.3".into(), container_port: 80, ..Default::default() })
         }),
         pod("line break in a DNS server", "dns_config.servers", |c| {
@@ -121,7 +121,7 @@ fn linux() -> Vec<Case> {
         pod("unknown seccomp type", "seccomp.profile_type", |c| {
             security(c).seccomp.mut_or_insert_default().profile_type = EnumOrUnknown::from_i32(12);
         }),
-        pod("relative seccomp profile", "seccomp.localhost_ref", |c| {
+        pod("relative seccomp profile", "security_context.seccomp", |c| {
             let profile = security(c).seccomp.mut_or_insert_default();
             profile.profile_type = security_profile::ProfileType::Localhost.into();
             profile.localhost_ref = "../profile.json".into();
