@@ -10,8 +10,8 @@ run: build ## pull an image, run a pod of it, show its output, clean up; IMAGE= 
 	tests/namespaces.sh $(if $(IMAGE),--host-network) tests/run-pod.sh $(IMAGE)
 test: ## all tests (as root), some in a user-mode Linux with cgroup v2 (SKIP_UML=1: not those), all in namespaces of their own
 	@tests/setup.sh --tests
-	cargo test --release --no-run
-	tests/cgroup2.sh --release --offline; uml=$$?; tests/namespaces.sh cargo test --release --offline --no-fail-fast && exit $$uml
+	cargo test --release --features failpoints --no-run
+	tests/cgroup2.sh --release --features failpoints --offline; uml=$$?; tests/namespaces.sh cargo test --release --features failpoints --offline --no-fail-fast && exit $$uml
 lint: ## formatting, lints and docs, without a warning
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings

@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod cri;
 pub mod error;
+pub mod failpoint;
 pub mod plugin;
 pub mod proto;
 pub mod remote;

@@ -13,6 +13,7 @@ stories=(
     shim::a_killed_shim
     crash::pods_outlive
     stats::statistics_are stats::every_metric
+    resources
 )
 built=$(cargo test "$@" --no-run 2>&1) || { echo "$built" >&2; exit 1; }
 executable() { sed -n "s|.*Executable.* $1 (\(.*\))\$|\1|p" <<<"$built"; }

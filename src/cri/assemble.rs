@@ -58,6 +58,10 @@ impl Cri {
             no_new_keyring: options.no_new_keyring,
             io_uid,
             io_gid,
+            no_pivot_root: options.no_pivot_root,
+            criu_path: options.criu_path,
+            criu_image_path: options.criu_image_path,
+            criu_work_path: options.criu_work_path,
             ..Options::default()
         };
         let value = message.write_to_bytes().during(|| "encode runtime options")?;

@@ -41,19 +41,21 @@ impl Cri {
         };
         self.ports.sandboxes.create(NAMESPACE, pod).map(drop)
     }
-    /// Writes down that a pod stands.
-    pub fn sandbox_ready(&self, id: &str, record: &sandbox::Record) -> Result<()> {
-        self.write_sandbox(id, record, Some(Stage::Ready))
+    /// Writes down that a pod stands, and the spec of its process.
+    pub fn sandbox_ready(&self, id: &str, record: &sandbox::Record, spec: Value) -> Result<()> {
+        self.write_sandbox(id, record, Some((Stage::Ready, spec)))
     }
     /// Writes down a change of a pod.
     pub fn save_sandbox(&self, id: &str, record: &sandbox::Record) -> Result<()> {
         self.write_sandbox(id, record, None)
     }
-    fn write_sandbox(&self, id: &str, record: &sandbox::Record, stage: Option<Stage>) -> Result<()> {
+    fn write_sandbox(&self, id: &str, record: &sandbox::Record, stands: Option<(Stage, Value)>) -> Result<()> {
         let extensions = pack(sandbox::EXTENSION, record)?;
         let change = |pod: &mut Sandbox| {
             pod.extensions.extend(extensions);
-            pod.state = stage.unwrap_or(pod.state);
+            if let Some((stage, spec)) = stands {
+                (pod.state, pod.spec) = (stage, spec);
+            }
             Ok(())
         };
         self.ports.sandboxes.modify(NAMESPACE, id, change).map(drop)

@@ -1,6 +1,6 @@
 //! Recover: after a restart the stores say what is, from the records and the shims; what a killed daemon left half-made is taken
 //! down. A record that cannot be read is skipped, with a log line; CRI answers Unavailable until this is done.
-use super::runtime::{exit, teardown};
+use super::runtime::{checkpoint_container, exit, teardown};
 use super::store::container::{self, Container, Life, Oom};
 use super::store::sandbox::{self, Network, Sandbox};
 use super::{Cri, NAMESPACE, now, records};
@@ -157,6 +157,9 @@ fn one_container(cri: &Cri, id: &str, record: container::Record) {
     let found = Container { id: id.into(), record, state, oom: Oom::NotSeen, turns: Arc::default(), ended, stopping: Arc::default() };
     let found = cri.containers.by_id.put(id, found);
     settle(cri, &found, task.as_deref());
+    if let Err(e) = checkpoint_container::end_half_made(cri, &found) {
+        warn!("container {id}: its checkpoint was under way when the daemon died, and is not ended: {}", e.chain());
+    }
 }
 
 /// Puts an end that came while the daemon was down on record.

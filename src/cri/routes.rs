@@ -90,6 +90,8 @@ pub fn add(r: Routes, lanes: &Lanes, cri: &Slot) -> Routes {
      .unary(&rt::LIST_CONTAINERS,            quick, on(cri, runtime::list_containers))
      .unary(&rt::CONTAINER_STATUS,           quick, on(cri, runtime::container_status))
      .unary(&rt::UPDATE_CONTAINER_RESOURCES, work,  on(cri, runtime::update_container_resources))
+     .unary(&rt::UPDATE_POD_SANDBOX_RESOURCES, work, on(cri, runtime::update_pod_sandbox_resources))
+     .unary(&rt::CHECKPOINT_CONTAINER,       work,  on(cri, runtime::checkpoint_container))
      .unary(&rt::REOPEN_CONTAINER_LOG,       work,  on(cri, runtime::reopen_container_log))
      .unary(&rt::EXEC_SYNC,                  work,  on(cri, runtime::exec_sync))
      .unary(&rt::EXEC,                       quick, on(cri, runtime::exec))

@@ -49,6 +49,16 @@ struct Out {
     /// None after the end of file.
     source: Option<Arc<OwnedFd>>,
     sinks: Vec<Sink>,
+    last_reader: LastReader,
+}
+
+/// What it means for the process that the client it was made for does not read any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LastReader {
+    /// Nothing: output is dropped.
+    MayLeave,
+    /// Its pipe is closed, so that the next write tells it.
+    TakesPipe,
 }
 
 struct Sink {
@@ -105,7 +115,13 @@ impl Flow {
     /// Adds an output; `sink` is a FIFO or pipe that is written without blocking.
     pub fn output(&mut self, stream: Stream, source: Arc<OwnedFd>, sink: Option<OwnedFd>) {
         let sinks = sink.into_iter().map(|fd| Sink::new(fd, WhenFull::Wait)).collect();
-        self.outs.push(Out { stream, source: Some(source), sinks });
+        self.outs.push(Out { stream, source: Some(source), sinks, last_reader: LastReader::MayLeave });
+    }
+    /// The output added last is for its reader alone: once that leaves, the process' next write fails.
+    pub fn for_its_reader(&mut self) {
+        if let Some(out) = self.outs.last_mut() {
+            out.last_reader = LastReader::TakesPipe;
+        }
     }
     /// Adds input from a FIFO; attached clients may add more.
     pub fn input(&mut self, to: Arc<OwnedFd>, from: Option<(OwnedFd, PathBuf)>) {
@@ -162,6 +178,9 @@ impl Flow {
             }
             if readable {
                 moved |= out.read(buffer, &mut self.log);
+            }
+            if out.last_reader == LastReader::TakesPipe && out.sinks.iter().all(|s| s.reader == Reader::Gone) {
+                out.source = None;
             }
             // After the end of file each reader gets its own as soon as it has everything.
             let over = out.source.is_none();

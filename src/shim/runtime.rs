@@ -37,6 +37,8 @@ pub struct Runtime {
     pub no_new_keyring: bool,
     /// Whether it must not use pivot_root.
     pub no_pivot_root: bool,
+    /// CRIU's program; empty: by PATH.
+    pub criu: PathBuf,
 }
 
 /// A runtime's streams.
@@ -66,6 +68,7 @@ impl Runtime {
             systemd_cgroup: options.systemd_cgroup,
             no_new_keyring: options.no_new_keyring,
             no_pivot_root: options.no_pivot_root,
+            criu: PathBuf::from(&options.criu_path),
         })
     }
     /// Reads what [`Runtime::save`] wrote; without it, the defaults.
@@ -89,6 +92,12 @@ impl Runtime {
         let log = Scratch(bundle.join(format!(".{what}-{}.log", RUNS.fetch_add(1, Ordering::Relaxed))));
         let mut command = self.command(&log.0);
         command.args(args).current_dir(bundle);
+        if let Some(dir) = self.criu.parent().filter(|dir| dir.is_absolute()) {
+            // Runtimes look for `criu` there, whatever flag an older one may have for it.
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(dir.to_path_buf()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all).unwrap_or(path.clone()));
+        }
         let said = match streams {
             Streams::Captured => {
                 let (reader, writer) = std::io::pipe().during(|| "make a pipe")?;

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Where lines are cut unless the URI says otherwise, as the kubelet's readers expect.
 const MAX_LINE: usize = 16 << 10;
+/// Another way to say nothing, for clients of shims that demand something.
+const NULL: &str = "/dev/null";
 /// How long a logging program may take to be ready.
 const READY: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
@@ -47,8 +49,8 @@ pub struct Owner<'a> {
 pub enum Readers {
     /// They may: full FIFOs wait for them.
     Return,
-    /// An exec's client is there at its start, if it comes at all: once it has left, output is dropped, or the process would
-    /// wait for nobody.
+    /// An exec's client is there at its start, if it comes at all: once it has left, a write fails as into any pipe without
+    /// reader, or the process would wait for nobody.
     Leave,
 }
 
@@ -80,7 +82,7 @@ pub struct Opened {
 
 impl Target {
     fn parse(uri: &str) -> Result<Target> {
-        if uri.is_empty() {
+        if uri.is_empty() || uri == NULL {
             return Ok(Target::Null);
         }
         if uri.starts_with('/') {
@@ -206,7 +208,11 @@ impl Opened {
         };
         let (reader, writer) = owner.pipe()?;
         fifo::set_nonblocking(&reader).during(|| "make a pipe non-blocking")?;
+        let sole = sink.is_some() && owner.readers == Readers::Leave;
         self.flow.output(stream, Arc::new(reader), sink);
+        if sole {
+            self.flow.for_its_reader();
+        }
         Ok(Some(writer))
     }
 }
@@ -240,7 +246,7 @@ mod tests {
     #[test]
     fn uris() {
         let log = |max_line| Target::CriLog { path: "/var/log/pods/a b/0.log".into(), max_line };
-        assert_eq!(Target::parse("").unwrap(), Target::Null);
+        assert_eq!((Target::parse("").unwrap(), Target::parse(NULL).unwrap()), (Target::Null, Target::Null));
         assert_eq!(Target::parse("cri-log:///var/log/pods/a%20b/0.log").unwrap(), log(16384));
         assert_eq!(Target::parse("cri-log:///var/log/pods/a%20b/0.log?max_line=100").unwrap(), log(100));
         assert_eq!(Target::parse("cri-log:///var/log/pods/a%20b/0.log?max_line=-1").unwrap(), log(0));

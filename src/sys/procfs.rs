@@ -35,6 +35,14 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
+/// Sets how early a process is killed for want of memory; one that is gone is fine.
+pub fn set_oom_score(pid: u32, score: i32) -> io::Result<()> {
+    match fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        done => done,
+    }
+}
+
 /// Counts a process's descriptors; NotFound once it is gone.
 pub fn open_files(pid: i32) -> io::Result<OpenFiles> {
     let mut found = OpenFiles::default();

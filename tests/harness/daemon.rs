@@ -36,6 +36,8 @@ pub struct Daemon {
     /// Cgroup parent of its pods, as CRI wants it: `/cradle-test-1/5`.
     pub cgroup_parent: String,
     args: Vec<String>,
+    /// Environment of the next start.
+    pub env: Vec<(String, String)>,
     process: Option<Child>,
     client: Option<Client>,
 }
@@ -78,7 +80,7 @@ impl Setup {
         }
         std::fs::write(dir.join("config.toml"), config(&dir, self.registry.as_deref()) + &self.extra).unwrap();
         let cgroup_parent = format!("/{}/{number}", cgroup());
-        Daemon { dir, net, cgroup_parent, args: self.args, process: None, client: None }
+        Daemon { dir, net, cgroup_parent, args: self.args, env: vec![], process: None, client: None }
     }
     /// Writes the config, starts the daemon, waits until it is ready.
     pub fn start(self) -> Daemon {
@@ -128,7 +130,7 @@ impl Daemon {
     /// A command of the program with this daemon's config.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(CRADLED);
-        command.arg("--config").arg(self.path("config.toml")).args(args);
+        command.arg("--config").arg(self.path("config.toml")).args(args).envs(self.env.iter().cloned());
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }

@@ -10,6 +10,7 @@ pub mod image;
 pub mod layer;
 pub mod leftovers;
 pub mod registry;
+pub mod streams;
 
 pub use client::{Container, Pod};
 pub use daemon::{Daemon, Setup};

@@ -9,9 +9,11 @@ mod pax;
 mod processors;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 pub use decompress::{Compression, decompress};
 pub use processors::Processors;
+pub use upper::write_layer;
 
 use crate::core::content::{Algorithm, Digest, Hasher};
 use crate::error::{Context, Error, Kind, Result};

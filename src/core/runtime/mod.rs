@@ -25,7 +25,7 @@ mod tests;
 pub use api::Health;
 pub use binary::Launch;
 pub use bundle::DIRECTORY;
-pub use task::Task;
+pub use task::{Checkpoint, Task};
 pub use tasks::Tasks;
 
 use crate::proto::task_types::Status as WireStatus;

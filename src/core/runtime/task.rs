@@ -12,13 +12,14 @@ use super::shim::Shim;
 use super::tasks::Shared;
 use super::{Exec, Exit, State, Stdio};
 use crate::call::Call;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cradle::{AttachRequest, LogStatusRequest, LogStatusResponse, ReopenLogRequest};
 use crate::proto::cradle_names::cradle;
+use crate::proto::runc_options::CheckpointOptions;
 use crate::proto::task_events::TaskDelete;
 use crate::proto::task_v2::{
-    CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
-    ResizePtyRequest, ResumeRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    CheckpointTaskRequest, CloseIORequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
+    PidsResponse, ResizePtyRequest, ResumeRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
     UpdateTaskRequest,
 };
 use crate::proto::task_v2_names::task as method;
@@ -28,7 +29,7 @@ use crossbeam_channel::Receiver;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -40,8 +41,19 @@ const DELETE_JOIN: Duration = Duration::from_secs(30);
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// Type of an update's resources.
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+/// Type of a checkpoint's options.
+const CHECKPOINT_TYPE: &str = "containerd.runc.v1.CheckpointOptions";
 /// How long the shim's own delete event is waited for.
 const EVENT_GRACE: Duration = Duration::from_secs(1);
+
+/// Where a checkpoint goes; two directories that are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint<'a> {
+    /// CRIU's images.
+    pub images: &'a Path,
+    /// CRIU's log.
+    pub work: &'a Path,
+}
 
 /// A container that was created.
 pub struct Task {
@@ -221,9 +233,27 @@ impl Task {
         let answer: StatsResponse = self.look(method::STATS, call, self.owner()?.config.timeouts.stats, &request)?;
         answer.stats.into_option().ok_or_else(|| Error::internal(format!("task \"{}\": stats: the shim's answer is empty", self.id())))
     }
-    /// Changes its limits; `resources` is an OCI LinuxResources as JSON.
-    pub fn update(&self, call: &Call, resources: Vec<u8>) -> Result<()> {
-        let mut request = UpdateTaskRequest { id: self.id().into(), ..UpdateTaskRequest::new() };
+    /// Writes its processes' state below `images`, and lets them run on. The call's deadline is the limit.
+    pub fn checkpoint(&self, call: &Call, how: Checkpoint<'_>) -> Result<()> {
+        let path = |p: &Path| p.to_string_lossy().into_owned();
+        let options = CheckpointOptions {
+            open_tcp: true,
+            external_unix_sockets: true,
+            file_locks: true,
+            terminal: self.stdio().terminal,
+            image_path: path(how.images),
+            work_path: path(how.work),
+            ..CheckpointOptions::default()
+        };
+        let value = options.write_to_bytes().during(|| "encode the checkpoint's options")?;
+        let mut request = CheckpointTaskRequest { id: self.id().into(), path: path(how.images), ..CheckpointTaskRequest::new() };
+        request.options = Some(Any { type_url: CHECKPOINT_TYPE.into(), value, ..Any::new() }).into();
+        let limit = call.remaining(Duration::MAX)?;
+        self.named("checkpoint", self.api()?.act::<_, Empty>(method::CHECKPOINT, &self.own(call), limit, &request)).map(drop)
+    }
+    /// Changes its limits; `resources` is an OCI LinuxResources as JSON. Annotations are for shims that know some.
+    pub fn update(&self, call: &Call, resources: Vec<u8>, annotations: HashMap<String, String>) -> Result<()> {
+        let mut request = UpdateTaskRequest { id: self.id().into(), annotations, ..UpdateTaskRequest::new() };
         request.resources = Some(Any { type_url: RESOURCES_TYPE.into(), value: resources, ..Any::new() }).into();
         self.act::<_, Empty>(method::UPDATE, call, &request).map(drop)
     }

@@ -2,7 +2,7 @@
 use super::list_containers::{image_of, state_of};
 use crate::call::Call;
 use crate::cri::store::container::{Container, State};
-use crate::cri::{Cri, NAMESPACE, json};
+use crate::cri::{Cri, NAMESPACE, json, told};
 use crate::error::Result;
 use crate::proto::cri::{
     ContainerResources, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ContainerUser, LinuxContainerUser, Signal,
@@ -85,6 +85,7 @@ fn verbose(cri: &Cri, container: &Container) -> Result<HashMap<String, String>> 
         "snapshotter": stored.snapshotter,
         "runtimeType": stored.runtime.name,
         "runtimeSpec": stored.spec,
+        "config": told::container(&container.record.config),
     });
     Ok(HashMap::from([("info".to_string(), json(&value))]))
 }

@@ -1,5 +1,6 @@
 //! RuntimeService: a file a call, named as the call; steps that several calls share stand in files named after the step.
 mod attach;
+pub mod checkpoint_container;
 mod container_stats;
 mod container_status;
 mod create_container;
@@ -19,6 +20,7 @@ mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
+mod resources;
 pub(super) mod rootfs;
 mod run_pod_sandbox;
 mod runtime_config;
@@ -33,11 +35,13 @@ mod stream_pod_sandbox_stats;
 mod stream_pod_sandboxes;
 pub mod teardown;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod usage;
 mod version;
 
 pub use attach::attach;
+pub use checkpoint_container::checkpoint_container;
 pub use container_stats::container_stats;
 pub use container_status::container_status;
 pub use create_container::create_container;
@@ -68,5 +72,6 @@ pub use stream_pod_sandbox_metrics::stream_pod_sandbox_metrics;
 pub use stream_pod_sandbox_stats::stream_pod_sandbox_stats;
 pub use stream_pod_sandboxes::stream_pod_sandboxes;
 pub use update_container_resources::update_container_resources;
+pub use update_pod_sandbox_resources::update_pod_sandbox_resources;
 pub use update_runtime_config::update_runtime_config;
 pub use version::version;

@@ -2,7 +2,7 @@
 use super::list_pod_sandbox::state_of;
 use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Sandbox, State, namespaces};
-use crate::cri::{Cri, json, now};
+use crate::cri::{Cri, NAMESPACE, json, now, told};
 use crate::error::Result;
 use crate::proto::cri::{
     LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIP, PodSandboxNetworkStatus, PodSandboxStatus, PodSandboxStatusRequest,
@@ -16,7 +16,7 @@ pub fn pod_sandbox_status(cri: &Cri, _: &Call, req: PodSandboxStatusRequest) -> 
     // Before the look: what is told is at least as new as its time, by which Evented PLEG orders this answer and events.
     let timestamp = now();
     let sandbox = cri.sandboxes.by_id.get(&req.pod_sandbox_id)?;
-    let info = if req.verbose { verbose(&sandbox) } else { HashMap::new() };
+    let info = if req.verbose { verbose(cri, &sandbox) } else { HashMap::new() };
     Ok(PodSandboxStatusResponse {
         status: MessageField::some(status_of(&sandbox)),
         info,
@@ -66,7 +66,10 @@ fn linux_of(sandbox: &Sandbox) -> LinuxPodSandboxStatus {
     }
 }
 
-fn verbose(sandbox: &Sandbox) -> HashMap<String, String> {
+fn verbose(cri: &Cri, sandbox: &Sandbox) -> HashMap<String, String> {
+    let config = &sandbox.record.config;
+    let linux = config.linux.get_or_default();
+    let stored = cri.ports.sandboxes.get(NAMESPACE, &sandbox.id).unwrap_or_default();
     let (pid, closed) = match sandbox.state {
         State::Ready { pid } => (pid, false),
         _ => (0, sandbox.record.network == Network::Down),
@@ -80,6 +83,12 @@ fn verbose(sandbox: &Sandbox) -> HashMap<String, String> {
         "processStatus": if pid == 0 { "deleted" } else { "running" },
         "netNamespaceClosed": closed,
         "runtimeHandler": sandbox.record.handler,
+        "runtimeType": stored.runtime.name,
+        "runtimeOptions": cri.handler(&sandbox.record.handler).map(|h| h.options.clone()).unwrap_or_default(),
+        "config": told::pod(config),
+        "overhead": told::resources(linux.overhead.get_or_default()),
+        "resources": told::resources(linux.resources.get_or_default()),
+        "runtimeSpec": stored.spec,
         "cniResult": result,
         "image": sandbox.record.snapshot.as_ref().map(|s| &s.image),
         "snapshotKey": sandbox.record.snapshot.as_ref().map(|s| &s.key),

@@ -12,11 +12,13 @@ use crate::cri::store::image::Image;
 use crate::cri::store::sandbox::{Network, Pins, Record, Sandbox, State, id_map, name_of, namespaces};
 use crate::cri::{Cri, NAMESPACE, new_id, now, pod_files, prepared, sandbox_image, spec};
 use crate::error::{Context, Error, Kind, Result};
+use crate::failpoint;
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
 use crate::sys::netns::{self, NsKind};
 use crate::sys::userns;
 use crossbeam_channel::{Receiver, bounded};
 use log::info;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,17 +116,21 @@ fn build(cri: &Cri, call: &Call, pod: &Pod, record: &mut Record) -> Result<u32> 
     let image = sandbox_image::needed(cri, call, &record.handler)?;
     record.snapshot = image.as_ref().map(|image| sandbox_image::snapshot_of(cri, &pod.id, &record.handler, image));
     cri.intend_sandbox(&pod.id, record, &pod.runtime)?;
+    failpoint::reach("after-intend");
     pod_files::write(&cri.dirs.sandbox(&pod.id), &pod.record.config)?;
     pin(&pod.record)?;
+    failpoint::reach("after-netns");
     let network = attach(cri, call, pod)?;
     let started = start(cri, call, pod, record, image.as_deref());
     // The plugins are waited for even when the process failed: what they set up must be known to be taken down.
     let network = network.map(|n| n.recv().unwrap_or_else(|_| Err(Error::internal("the network set-up ended without a result"))));
-    let pid = started?;
+    let (pid, spec) = started?;
     if let Some(outcome) = network.transpose()? {
-        record.network = Network::Up { ips: outcome.ips, result: serde_json::Value::Array(outcome.results) };
+        failpoint::reach("after-cni");
+        record.network = Network::Up { ips: outcome.ips, result: Value::Array(outcome.results) };
     }
-    cri.sandbox_ready(&pod.id, record)?;
+    failpoint::reach("before-commit");
+    cri.sandbox_ready(&pod.id, record, spec)?;
     Ok(pid)
 }
 
@@ -157,9 +163,10 @@ fn attach(cri: &Cri, call: &Call, pod: &Pod) -> Result<Option<Receiver<Result<Ou
     Ok(Some(rx))
 }
 
-fn start(cri: &Cri, call: &Call, pod: &Pod, record: &Record, image: Option<&Image>) -> Result<u32> {
+fn start(cri: &Cri, call: &Call, pod: &Pod, record: &Record, image: Option<&Image>) -> Result<(u32, Value)> {
     let mut spec = cri.sandbox_spec(&pod.id, record)?;
     let rootfs = image.map_or(Ok(vec![]), |image| sandbox_image::prepare(cri, &pod.id, record, image, &mut spec))?;
+    failpoint::reach("after-snapshot");
     let mut spec = serde_json::to_value(&spec).during(|| format!("encode the spec of pod {}", pod.record.name))?;
     let mounted = prepared::make(&mut spec, &cri.dirs.sandbox(&pod.id).join("mounts"))?;
     let task = cri.ports.tasks.create(
@@ -175,5 +182,6 @@ fn start(cri: &Cri, call: &Call, pod: &Pod, record: &Record, image: Option<&Imag
         },
     )?;
     drop(mounted);
-    task.start(call)
+    failpoint::reach("after-task-create");
+    Ok((task.start(call)?, spec))
 }

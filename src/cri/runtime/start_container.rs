@@ -6,6 +6,7 @@ use crate::cri::store::container::{Container, Exited, Life, Reason, State};
 use crate::cri::store::sandbox;
 use crate::cri::{Cri, NAMESPACE, now, prepared};
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::proto::cri::{StartContainerRequest, StartContainerResponse};
 use crate::sys::mount::Mount;
 use crate::sys::userns::outside;
@@ -60,12 +61,14 @@ fn run(cri: &Cri, call: &Call, container: &Container, pod: &sandbox::Sandbox) ->
         },
     )?;
     drop(mounted);
+    failpoint::reach("start-after-create");
     // Before the start: a process may end before its start is answered, and none ends before it began.
     let at = now();
     let pid = task.start(call).inspect_err(|_| {
         // The task never ran; what the first error says is what counts.
         let _ = task.delete(&Call::background(NAMESPACE).within(Duration::from_secs(10)));
     })?;
+    failpoint::reach("start-before-commit");
     Ok((pid, at))
 }
 

@@ -26,6 +26,7 @@ pub fn status(cri: &Cri, _: &Call, req: StatusRequest) -> Result<StatusResponse>
         features: MessageField::some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: cri.handler_features("").user_namespaces,
+            mount_options: true,
             ..RuntimeFeatures::default()
         }),
         info: if req.verbose { about::info(cri) } else { HashMap::new() },

@@ -3,6 +3,7 @@ use crate::call::Call;
 use crate::cri::store::sandbox::{Network, Pins, Sandbox};
 use crate::cri::{Cri, NAMESPACE, image_volumes};
 use crate::error::{Context, Error, Kind, Result};
+use crate::failpoint;
 use crate::sys::{mount, netns};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -82,7 +83,9 @@ pub fn unmount_under(dir: &Path) -> Result<()> {
 pub fn pod(cri: &Cri, call: &Call, sandbox: &Sandbox) -> Result<()> {
     let id = &sandbox.id;
     task(cri, call, id)?;
+    failpoint::reach("remove-after-task");
     network(cri, call, sandbox)?;
+    failpoint::reach("remove-after-network");
     pins(&sandbox.record.pins)?;
     image_volumes::remove(cri, sandbox)?;
     if let Some(held) = &sandbox.record.snapshot {

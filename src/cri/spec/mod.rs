@@ -39,7 +39,7 @@ pub use host::{CgroupMode, Host};
 pub use oci::{Process, Resources, Spec};
 pub use options::{Features, Options};
 pub use process::exec_process;
-pub use resources::{allowed_score, cgroup_path, in_force, update_resources};
+pub use resources::{allowed_score, cgroup_path, check as check_resources, in_force, update_resources};
 pub use sandbox::{SandboxInput, sandbox};
 pub use sandbox_image::run_sandbox_image;
 pub use security::pod_level;

@@ -1,11 +1,11 @@
 //! Mounts: the default table, what the pod shares with its containers, and the request's own, which win over both.
 use super::actions::Action;
 use super::host::{CgroupMode, Host, SelinuxContexts};
-use super::namespaces::mount_map;
+use super::namespaces::{Modes, mount_map};
 use super::oci::Mount;
 use super::options::Features;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::cri::{self, MountPropagation};
+use crate::proto::cri::{self, MountPropagation, NamespaceMode};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -36,6 +36,9 @@ const NOT_RELABELLED: [&str; 21] = [
     "/usr",
     "/var",
 ];
+
+/// What `mount_options` may ask for: it takes rights away, and every kernel knows it.
+const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     Mount {
@@ -70,9 +73,18 @@ pub fn cgroup(writable: bool, own_namespace: bool, host: &Host) -> Mount {
     cgroup
 }
 
-/// /sys of a user namespace on the node's network: sysfs cannot be mounted anew there.
-pub fn bound_sys() -> Mount {
-    mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "nodev", "noexec"])
+/// In a user namespace a file system of a namespace that is the node's cannot be mounted anew: the node's own is bound.
+pub fn bind_nodes_own(mounts: &mut [Mount], modes: Modes) {
+    let bound = |at: &str, access: &str| mount(at, "bind", at, &["rbind", access, "nosuid", "nodev", "noexec"]);
+    for one in mounts.iter_mut() {
+        let node = |mode: NamespaceMode| mode == NamespaceMode::NODE;
+        match one.destination.as_str() {
+            "/sys" if node(modes.network) => *one = bound("/sys", "rro"),
+            "/proc" if node(modes.pid) => *one = bound("/proc", "rw"),
+            "/dev/mqueue" if node(modes.ipc) => *one = bound("/dev/mqueue", "rw"),
+            _ => {}
+        }
+    }
 }
 
 /// A bind mount of ours into a sandbox. The flags are needed in a user namespace.
@@ -132,6 +144,9 @@ pub fn check(mounts: &[cri::Mount], features: Option<Features>) -> Result<()> {
             if !m.image_sub_path.is_empty() {
                 return bad("image_sub_path", "only for an image volume");
             }
+        }
+        if let Some(odd) = m.mount_options.iter().find(|o| !MOUNT_OPTIONS.contains(&o.as_str())) {
+            return bad("mount_options", &format!("{odd:?} is none of {}", MOUNT_OPTIONS.join(", ")));
         }
         if m.recursive_read_only {
             if !m.readonly {
@@ -237,6 +252,7 @@ fn bind(m: &cri::Mount, wanted: &Wanted<'_>, table: &mut Table, host: &Host, rea
         (true, false) => "ro",
         (false, _) => "rw",
     });
+    options.extend(m.mount_options.iter().map(String::as_str));
     if m.selinux_relabel && wanted.selinux.is_some() && !wanted.label.is_empty() {
         if NOT_RELABELLED.iter().any(|p| Path::new(p) == source) {
             return Err(Error::invalid(format!("mounts: SELinux relabeling of {} is not allowed", source.display())));

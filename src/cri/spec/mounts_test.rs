@@ -52,6 +52,16 @@ fn missing_sources_are_made_and_links_resolved() {
 }
 
 #[test]
+fn mount_options_take_rights_away_and_nothing_else() {
+    let one = |options: &[&str]| cri::Mount { mount_options: options.iter().map(|o| o.to_string()).collect(), ..asked("/x", "/tmp") };
+    let made = with(vec![], &[one(&["noexec", "nosuid"])]).unwrap();
+    assert_eq!(made.mounts.last().unwrap().options, ["rbind", "rprivate", "rw", "noexec", "nosuid"]);
+    for odd in ["exec", "suid", "rshared", "lowerdir=/"] {
+        assert!(with(vec![], &[one(&[odd])]).unwrap_err().chain().contains("mounts[0].mount_options"), "{odd}");
+    }
+}
+
+#[test]
 fn bad_fields_are_named() {
     let image_volume = || {
         let image = cri::ImageSpec { image: "i".into(), ..Default::default() };
@@ -125,6 +135,15 @@ fn privileged_containers_write_sysfs_and_cgroup() {
     all.push(cgroup(false, true, &Host::plain()));
     make_writable(&mut all);
     assert!(!all.iter().any(|m| m.options.iter().any(|o| o == "ro")));
+}
+
+#[test]
+fn a_user_namespace_gets_bound_what_is_the_nodes() {
+    use crate::proto::cri::NamespaceMode::{NODE, POD};
+    let mut all = defaults();
+    bind_nodes_own(&mut all, Modes { network: NODE, pid: POD, ipc: NODE });
+    let kind = |at: &str| all.iter().find(|m| m.destination == at).map(|m| (m.kind.as_str(), m.options[1].as_str())).unwrap();
+    assert_eq!((kind("/sys"), kind("/dev/mqueue"), kind("/proc")), (("bind", "rro"), ("bind", "rw"), ("proc", "noexec")));
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub fn start(link: &Link, attach: &Attach) -> Result<Io> {
     let hold = Hold::Container { close_stdin: stdin && config.stdin_once };
     // Both sides have opened the FIFOs: their names have done their duty.
     drop(dir);
-    let process = Process { cri: cri.clone(), task, hold, dir: Fifos::default() };
+    let process = Process { pool: link.pool.clone(), task, hold, dir: Fifos::default() };
     process.watch(link)?;
     Ok(Io { stdin: input, stdout: out, stderr: err, process })
 }

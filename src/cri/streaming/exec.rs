@@ -8,6 +8,7 @@ use crate::cri::store::container::{Container, State};
 use crate::cri::{Cri, NAMESPACE, new_id};
 use crate::error::{Context, Error, Result};
 use crate::sys::fifo::{self, End};
+use crate::thread::Pool;
 use log::{debug, warn};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ pub struct Io {
 
 /// A process that a client is connected to; dropping it lets go of it.
 pub struct Process {
-    pub(super) cri: Arc<Cri>,
+    pub(super) pool: Pool,
     pub(super) task: Arc<Task>,
     pub(super) hold: Hold,
     pub(super) dir: Fifos,
@@ -81,7 +82,7 @@ impl Process {
         if let Hold::Container { close_stdin: close @ true } = &mut self.hold {
             *close = false;
             let task = self.task.clone();
-            self.cri.io.run(move || {
+            self.pool.run(move || {
                 if let Err(e) = task.close_io(&call(), None) {
                     debug!("close stdin of container {}: {}", task.id(), e.chain());
                 }
@@ -99,8 +100,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.close_stdin();
         let Hold::Exec { id, tty } = &self.hold else { return };
-        let (cri, task, id, dir, tty) = (self.cri.clone(), self.task.clone(), id.clone(), self.dir.take(), *tty);
-        self.cri.io.run(move || {
+        let (pool, task, id, dir, tty) = (self.pool.clone(), self.task.clone(), id.clone(), self.dir.take(), *tty);
+        self.pool.run(move || {
             let over = task.wait(Some(&id)).map_or(true, |exit| exit.try_recv().is_ok());
             if tty && !over {
                 let _ = task.kill(&call(), Some(&id), SIGHUP, false);
@@ -112,7 +113,7 @@ impl Drop for Process {
                 }
                 drop(dir);
             };
-            let watched = task.on_exit(Some(&id), move |_| cri.io.run(delete));
+            let watched = task.on_exit(Some(&id), move |_| pool.run(delete));
             if let Err(e) = watched {
                 debug!("exec {id}: {}", e.chain());
             }
@@ -174,6 +175,11 @@ pub fn running(cri: &Cri, id: &str) -> Result<Arc<Container>> {
     }
 }
 
+/// Go's shim demands a file.
+fn or_null(path: String) -> String {
+    if path.is_empty() { "/dev/null".into() } else { path }
+}
+
 /// Runs the command. A reader is there before each writer, so no byte is lost and no end is missed.
 pub fn start(link: &Link, exec: &Exec) -> Result<Io> {
     let cri = &link.cri;
@@ -187,8 +193,8 @@ pub fn start(link: &Link, exec: &Exec) -> Result<Io> {
     let in_path = if stdin { Some(dir.fifo("stdin")?) } else { None };
     let stdio = Stdio {
         stdin: in_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
-        stdout: out_path,
-        stderr: err_path,
+        stdout: or_null(out_path),
+        stderr: if tty { String::new() } else { or_null(err_path) },
         terminal: tty,
     };
     let process = exec_process(cri, &container.id, &exec.cmd, tty)?;
@@ -197,7 +203,7 @@ pub fn start(link: &Link, exec: &Exec) -> Result<Io> {
         let _ = task.delete_exec(&call(), &id);
         return Err(e);
     }
-    let process = Process { cri: cri.clone(), task: task.clone(), hold: Hold::Exec { id: id.clone(), tty }, dir };
+    let process = Process { pool: link.pool.clone(), task: task.clone(), hold: Hold::Exec { id: id.clone(), tty }, dir };
     let input = in_path.and_then(|path| {
         // A command that does not want its input may have closed it by now.
         let writer = fifo::open(&path, End::Write).ok()?;

@@ -3,6 +3,7 @@ use crate::core::runtime::Exit;
 use crate::cri::Cri;
 use crate::cri::streaming::exec::Io;
 use crate::error::Result;
+use crate::thread::Pool;
 use crossbeam_channel::Sender;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Note {
 pub struct Link {
     /// CRI.
     pub cri: Arc<Cri>,
+    /// Runs what may block.
+    pub pool: Pool,
     /// The connection.
     pub connection: u64,
     /// The loop's inbox.
@@ -54,6 +57,6 @@ impl Link {
     /// Runs what may block.
     pub fn run(&self, job: impl FnOnce(&Link) + Send + 'static) {
         let link = self.clone();
-        self.cri.io.run(move || job(&link));
+        self.pool.run(move || job(&link));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One thread, `stream-loop`, owns all connections and moves all bytes, without ever blocking: sockets, FIFOs and TLS are
 //! polled together, and what only waits costs no thread. What blocks, starting a command or dialling a port, is a short job in
-//! the pool `cri-io`. So 200 open commands are 200 sockets and their FIFOs, one thread, and buffers that are let go when idle.
+//! the pool `stream-job`, which never has more than 64 threads. So 200 open commands are 200 sockets and their FIFOs, one thread, and buffers that are let go when idle.
 //!
 //! ```text
 //! client ── Socket (tcp, tls) ── Wire (spdy, websocket: no I/O) ── session (remote, forward) ── pipes ── FIFOs, pod's socket

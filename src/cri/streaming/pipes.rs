@@ -3,7 +3,8 @@
 use super::poll::{Poll, Want, Watched};
 use super::wire::Wire;
 use crate::error::{Context, Result};
-use rustix::io::{Errno, read, write};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread, read, write};
 use std::os::fd::OwnedFd;
 
 /// From here on no more is read for a place where bytes wait. The next piece still fits: at most 16 KiB over TCP, or one message.
@@ -117,7 +118,10 @@ pub struct Outlet {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Yes,
+    /// No, and nothing is there anyway.
     No,
+    /// No, and bytes wait.
+    Held,
 }
 
 /// What a pump did.
@@ -140,9 +144,16 @@ impl Outlet {
     pub fn pump(&mut self, wire: &mut dyn Wire, buffer: &mut [u8]) -> Pumped {
         let Some(watched) = &self.fd else { return Pumped::Nothing };
         let room = if wire.output().len() >= FULL { 0 } else { wire.room(self.stream).min(buffer.len()) };
-        self.wanted = if room == 0 { Wanted::No } else { Wanted::Yes };
+        self.wanted = Wanted::Yes;
         if room == 0 {
-            return Pumped::Nothing;
+            let waiting = ioctl_fionread(&watched.fd).unwrap_or(0);
+            self.wanted = if waiting > 0 { Wanted::Held } else { Wanted::No };
+            // The end needs no room, and a client that has everything may never make any.
+            if waiting > 0 || !hung_up(&watched.fd) {
+                return Pumped::Nothing;
+            }
+            self.fd = None;
+            return Pumped::End;
         }
         match read(&watched.fd, &mut buffer[..room]) {
             Ok(n) if n > 0 => {
@@ -164,9 +175,9 @@ impl Outlet {
     pub fn ended(&self) -> bool {
         self.fd.is_none()
     }
-    /// Whether bytes may wait that the client has no room for.
+    /// Whether bytes wait that the client has no room for.
     pub fn held(&self) -> bool {
-        self.fd.is_some() && self.wanted == Wanted::No
+        self.fd.is_some() && self.wanted == Wanted::Held
     }
     /// Gives it up.
     pub fn close(&mut self) {
@@ -176,5 +187,101 @@ impl Outlet {
     pub fn watch(&mut self, poll: &Poll, key: u64) -> Result<()> {
         let want = (self.wanted == Wanted::Yes).then_some(Want::IN);
         self.fd.as_mut().map_or(Ok(()), |fd| fd.want(poll, key, want))
+    }
+}
+
+/// Whether the other side has closed.
+fn hung_up(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cri::streaming::http::{Codec, Version};
+    use crate::cri::streaming::wire::{Event, Violation};
+    use crate::sys::fifo::{pipe, set_nonblocking};
+
+    /// A client with so much room.
+    struct Room(usize, Vec<u8>);
+
+    impl Wire for Room {
+        fn receive(&mut self, _: &[u8], _: &mut Vec<Event>) -> Result<(), Violation> {
+            Ok(())
+        }
+        fn accept(&mut self, _: u32) {}
+        fn refuse(&mut self, _: u32) {}
+        fn room(&self, _: u32) -> usize {
+            self.0
+        }
+        fn send(&mut self, _: u32, bytes: &[u8]) {
+            self.0 -= bytes.len();
+            self.1.extend(bytes);
+        }
+        fn end(&mut self, _: u32) {}
+        fn reset(&mut self, _: u32) {}
+        fn consumed(&mut self, _: u32, _: usize) {}
+        fn leave(&mut self) {}
+        fn output(&mut self) -> &mut Vec<u8> {
+            &mut self.1
+        }
+    }
+
+    #[test]
+    fn output_waits_for_room_but_its_end_does_not() {
+        let (reader, writer) = pipe().unwrap();
+        set_nonblocking(&reader).unwrap();
+        write(&writer, b"hello").unwrap();
+        let (mut outlet, mut wire, mut buffer) = (Outlet::new(reader, 1), Room(3, vec![]), [0; 64]);
+        assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.held()), (Pumped::Some, false));
+        assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.held()), (Pumped::Nothing, true));
+        wire.0 = 2;
+        assert_eq!(outlet.pump(&mut wire, &mut buffer), Pumped::Some);
+        assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.held()), (Pumped::Nothing, false));
+        drop(writer);
+        assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.ended()), (Pumped::End, true));
+        assert_eq!(wire.1, b"hello");
+    }
+
+    #[test]
+    fn a_full_client_is_not_read_for() {
+        let (reader, writer) = pipe().unwrap();
+        write(&writer, b"x").unwrap();
+        let mut wire = crate::cri::streaming::websocket::Channels::new(Version::V4, Codec::Binary, 5);
+        wire.output().resize(FULL, 0);
+        let mut outlet = Outlet::new(reader, 1);
+        assert_eq!((outlet.pump(&mut wire, &mut [0; 64]), outlet.held()), (Pumped::Nothing, true));
+    }
+
+    #[test]
+    fn input_waits_is_written_and_ends() {
+        let (reader, writer) = pipe().unwrap();
+        set_nonblocking(&writer).unwrap();
+        let mut inlet = Inlet::new();
+        inlet.put(&[b'x'; FULL]);
+        inlet.end();
+        assert!(inlet.full() && !inlet.flush().finished, "there is no descriptor yet");
+        inlet.connect(writer);
+        let flushed = inlet.flush();
+        assert!(flushed.bytes == FULL && flushed.finished && !inlet.full());
+        inlet.close();
+        inlet.put(b"more");
+        assert!(inlet.useless() && !inlet.full());
+        let mut got = vec![0; FULL + 1];
+        assert_eq!(read(&reader, &mut got).unwrap(), FULL);
+        assert_eq!(read(&reader, &mut got).unwrap(), 0);
+    }
+
+    #[test]
+    fn input_that_nobody_takes_is_dropped() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let mut inlet = Inlet::new();
+        inlet.connect(writer);
+        inlet.put(b"x");
+        let flushed = inlet.flush();
+        assert!(flushed.finished && flushed.bytes == 1 && inlet.useless());
     }
 }

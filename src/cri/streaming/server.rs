@@ -6,7 +6,7 @@ use super::poll::{Poll, Want};
 use super::tls::Socket;
 use crate::cri::Cri;
 use crate::error::{Context, Error, Result};
-use crate::thread::Stop;
+use crate::thread::{Pool, Stop};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use log::{debug, warn};
 use openssl::ssl::SslAcceptor;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Most connections at a time; further ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 4096;
+/// Most jobs at a time: starts, ends and resizes of commands, and calls to ports. A shim that hangs holds up to a minute.
+const JOBS: usize = 64;
 /// Most that are accepted in one go.
 const ACCEPTS: usize = 64;
 /// How long no client is let in after an accept that failed, for lack of descriptors most likely.
@@ -43,6 +45,7 @@ pub struct Server {
     idle: Option<Duration>,
     notes: (Sender<Note>, Receiver<Note>),
     wake: Arc<OwnedFd>,
+    pool: Pool,
 }
 
 /// What the loop holds.
@@ -62,7 +65,7 @@ impl Server {
     /// On a listener that does not block.
     pub fn new(listener: TcpListener, acceptor: Option<SslAcceptor>, idle: Option<Duration>) -> Result<Server> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).during(|| "create a wake eventfd")?;
-        Ok(Server { listener, acceptor, idle, notes: unbounded(), wake: Arc::new(wake) })
+        Ok(Server { listener, acceptor, idle, notes: unbounded(), wake: Arc::new(wake), pool: Pool::new("stream-job", JOBS)? })
     }
     /// Serves until told to stop.
     pub fn run(self, cri: Arc<Cri>, front: Arc<Front>, stop: &Stop) {
@@ -89,6 +92,9 @@ impl Server {
             let ready = own.poll.wait(limit);
             again = own.round(ready, again);
         }
+        let pool = own.server.pool.clone();
+        drop(own);
+        pool.close();
         Ok(())
     }
 }
@@ -181,7 +187,7 @@ impl Loop {
         let id = self.next;
         self.next += 2;
         let (notes, wake) = (self.server.notes.0.clone(), self.server.wake.clone());
-        let link = Link { cri: self.cri.clone(), connection: id, notes, wake };
+        let link = Link { cri: self.cri.clone(), pool: self.server.pool.clone(), connection: id, notes, wake };
         self.connections.insert(id, Connection::new(link, socket, self.server.idle));
         Ok(id)
     }

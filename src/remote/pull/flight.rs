@@ -6,6 +6,7 @@ use crate::core::lease::{EXPIRE, PULL, Resource};
 use crate::core::metadata::time;
 use crate::core::snapshot::Snapshotter;
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::remote::Session;
 use crate::remote::resolve::Found;
 use log::{info, warn};
@@ -89,6 +90,7 @@ fn steps(flight: &Arc<Flight>) -> Result<Pulled> {
     };
     // Who pulls by digest has said that name already.
     names.dedup();
+    failpoint::reach("pull-before-names");
     let stored = flight.shared.parts.images.upsert_all(flight.ns(), names.iter().cloned().map(record).collect())?;
     let image = stored.into_iter().next().ok_or_else(|| Error::internal(format!("image {reference}: not stored")))?;
     Ok(Pulled { image, id, names })
