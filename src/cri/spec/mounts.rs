@@ -73,8 +73,9 @@ pub fn cgroup(writable: bool, own_namespace: bool, host: &Host) -> Mount {
     cgroup
 }
 
-/// In a user namespace a file system of a namespace that is the node's cannot be mounted anew: the node's own is bound.
-pub fn bind_nodes_own(mounts: &mut [Mount], modes: Modes) {
+/// In a user namespace a file system of a namespace that is the node's cannot be mounted anew: the node's own is bound, if it has
+/// one.
+pub fn bind_nodes_own(mounts: &mut Vec<Mount>, modes: Modes) {
     let bound = |at: &str, access: &str| mount(at, "bind", at, &["rbind", access, "nosuid", "nodev", "noexec"]);
     for one in mounts.iter_mut() {
         let node = |mode: NamespaceMode| mode == NamespaceMode::NODE;
@@ -85,6 +86,7 @@ pub fn bind_nodes_own(mounts: &mut [Mount], modes: Modes) {
             _ => {}
         }
     }
+    mounts.retain(|m| m.kind != "bind" || m.source != "/dev/mqueue" || Path::new("/dev/mqueue").exists());
 }
 
 /// A bind mount of ours into a sandbox. The flags are needed in a user namespace.
