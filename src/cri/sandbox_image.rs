@@ -7,7 +7,7 @@ use super::store::sandbox::{Record, Snapshot};
 use super::{Cri, NAMESPACE, image, spec};
 use crate::call::Call;
 use crate::core::snapshot::scoped;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::proto::cri::{ImageSpec, PullImageRequest};
 use crate::sys::mount::Mount;
 use protobuf::MessageField;
