@@ -62,7 +62,13 @@ fn not_now() -> Vec<Case> {
         overhead,
         ..Default::default()
     };
-    let pod = &rt::UPDATE_POD_SANDBOX_RESOURCES;
+    let archive = |id: &str, location: &str, timeout| CheckpointContainerRequest {
+        container_id: id.into(),
+        location: location.into(),
+        timeout,
+        ..Default::default()
+    };
+    let (pod, check) = (&rt::UPDATE_POD_SANDBOX_RESOURCES, &rt::CHECKPOINT_CONTAINER);
     vec![
         bad((pod, "negative shares"), InvalidArgument, "cpu_shares", move |w| {
             of_pod(&w.pod.id, limits(|l| l.cpu_shares = -1), None.into())
@@ -71,11 +77,11 @@ fn not_now() -> Vec<Case> {
             of_pod(&w.pod.id, None.into(), limits(|l| l.memory_limit_in_bytes = -7))
         }),
         bad((pod, "a container's ID"), NotFound, "sandbox", move |w| of_pod(&w.running.id, limits(|_| {}), None.into())),
-        bad((&rt::CHECKPOINT_CONTAINER, "not switched on"), FailedPrecondition, "enable_criu", |w| CheckpointContainerRequest {
-            container_id: w.running.id.clone(),
-            location: "/run/x".into(),
-            ..Default::default()
-        }),
+        bad((check, "relative location"), InvalidArgument, "location", move |w| archive(&w.running.id, "x.tar", 0)),
+        bad((check, "location that leads up"), InvalidArgument, "location", move |w| archive(&w.running.id, "/run/../x.tar", 0)),
+        bad((check, "no such directory"), FailedPrecondition, "location", move |w| archive(&w.running.id, "/no/such/x.tar", 0)),
+        bad((check, "negative timeout"), InvalidArgument, "timeout", move |w| archive(&w.running.id, "/run/x.tar", -1)),
+        bad((check, "an ended container"), FailedPrecondition, "does not run", move |w| archive(&w.ended.id, "/run/x.tar", 0)),
         bad((start, "a running container"), FailedPrecondition, "started already", |w| StartContainerRequest {
             container_id: w.running.id.clone(),
             ..Default::default()
