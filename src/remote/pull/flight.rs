@@ -95,7 +95,7 @@ fn steps(flight: &Arc<Flight>) -> Result<Pulled> {
     };
     // Who pulls by digest has said that name already.
     names.dedup();
-    failpoint::reach("pull-before-names");
+    failpoint::reach("pull-before-commit");
     let stored = flight.shared.parts.images.upsert_all(flight.ns(), names.iter().cloned().map(record).collect())?;
     let image = stored.into_iter().next().ok_or_else(|| Error::internal(format!("image {reference}: not stored")))?;
     Ok(Pulled { image, id, names })
