@@ -1,10 +1,11 @@
 //! Image volumes: images shown read only to a pod's containers. Each image is mounted once a pod, below the pod's directory, until
 //! the pod stops; a record of it comes before the mount, so that what a crash leaves is found.
+use super::owners::Owners;
 use super::store::image::Image;
-use super::store::sandbox::{Sandbox, Snapshot, id_map};
+use super::store::sandbox::{Sandbox, Snapshot};
 use super::{Cri, NAMESPACE, dirs};
 use crate::call::Call;
-use crate::core::snapshot::{Labels, Snapshotter, mapping_labels, scoped};
+use crate::core::snapshot::{Labels, Snapshotter, scoped};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cri::{ContainerConfig, Mount};
 use crate::sys::{fs, mount};
@@ -22,10 +23,10 @@ const ROOT_LABEL: &str = "containerd.io/gc.root";
 
 /// Mounts the images that `config` wants as volumes; their directories and files by container path. The image's ID is put into
 /// `config`. The caller has the pod's turn.
-pub fn show(cri: &Cri, pod: &str, config: &mut ContainerConfig) -> Result<BTreeMap<String, PathBuf>> {
+pub fn show(cri: &Cri, call: &Call, pod: &str, config: &mut ContainerConfig) -> Result<BTreeMap<String, PathBuf>> {
     let mut shown = BTreeMap::new();
     for mount in config.mounts.iter_mut().filter(|m| m.image.is_some()) {
-        let (path, id) = one(cri, pod, mount).map_err(failed)?;
+        let (path, id) = one(cri, call, pod, mount).map_err(failed)?;
         mount.image.mut_or_insert_default().image_ref = id;
         shown.insert(mount.container_path.clone(), path);
     }
@@ -52,12 +53,13 @@ fn directory(cri: &Cri, pod: &str) -> PathBuf {
     cri.dirs.sandbox(pod).join("image-volumes")
 }
 
-fn one(cri: &Cri, pod: &str, wanted: &Mount) -> Result<(PathBuf, String)> {
+fn one(cri: &Cri, call: &Call, pod: &str, wanted: &Mount) -> Result<(PathBuf, String)> {
     let name = &wanted.image.image;
     let image = cri.images.resolve(name)?;
     let root = directory(cri, pod).join(image.id.trim_start_matches("sha256:"));
     if !mount::is_mountpoint(&root).unwrap_or(false) {
         let sandbox = cri.sandboxes.by_id.get(pod)?;
+        cri.unpack(call, &image, &cri.snapshotter_for(&sandbox.record.handler))?;
         mount_image(cri, &sandbox, &image, &root).during(|| format!("mount image {name}"))?;
     }
     let path = if wanted.image_sub_path.is_empty() {
@@ -82,23 +84,15 @@ fn mount_image(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image, root: &Path) ->
     cri.unpack(&Call::background(NAMESPACE).within(UNPACK), image, &held.snapshotter)?;
     let snapshotter = cri.ports.snapshotter(&held.snapshotter)?;
     let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
-    let map = id_map(&sandbox.record.config);
-    let mut labels = Labels::from([(ROOT_LABEL.to_string(), "image volume".to_string())]);
-    // Where the layers cannot show mapped owners, the pod gets a copy that it owns.
-    let copied = map.as_ref().filter(|_| !snapshotter.maps_owners());
-    if let Some(map) = map.as_ref().filter(|_| copied.is_none()) {
-        labels.extend(mapping_labels(map));
-    }
-    let mounts = snapshot(&**snapshotter, &held.key, parent.as_deref(), (&labels, copied.is_some()))?;
+    let owners = Owners::of(&sandbox.record.config, &**snapshotter);
+    let mut labels = owners.labels();
+    labels.insert(ROOT_LABEL.into(), "image volume".into());
+    let shown = if matches!(owners, Owners::GivenAway(_)) { Shown::Copy } else { Shown::View };
+    let mounts = snapshot(&**snapshotter, &held.key, parent.as_deref(), (&labels, shown))?;
     dirs::make(root)?;
     mount::mount_all(&mounts, root).during(|| format!("mount {}", root.display()))?;
-    let finish = || -> Result<()> {
-        if let Some(map) = copied {
-            fs::shift_owners(root, map).during(|| "give the files to the pod's user namespace")?;
-        }
-        mount::read_only(root, mount::Depth::One).during(|| "make it read only")
-    };
-    finish().inspect_err(|_| drop(mount::unmount_all(root, mount::UnmountFlags::DETACH)))
+    let finished = owners.give(root).and_then(|()| mount::read_only(root, mount::Depth::One).during(|| "make it read only"));
+    finished.inspect_err(|_| drop(mount::unmount_all(root, mount::UnmountFlags::DETACH)))
 }
 
 /// Writes down which snapshot the pod will have.
@@ -110,7 +104,7 @@ fn record(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image) -> Result<Snapshot> 
     let held = Snapshot {
         snapshotter: cri.snapshotter_for(&sandbox.record.handler),
         key: scoped(NAMESPACE, &format!("image-volume-{}-{digits}", sandbox.id)),
-        image: String::new(),
+        image: image.name(),
     };
     let mut record = sandbox.record.clone();
     record.image_volumes.insert(image.id.clone(), held.clone());
@@ -119,19 +113,23 @@ fn record(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image) -> Result<Snapshot> 
     Ok(held)
 }
 
-fn snapshot(of: &dyn Snapshotter, key: &str, parent: Option<&str>, (labels, copied): (&Labels, bool)) -> Result<Vec<mount::Mount>> {
-    let made = if copied { of.prepare(key, parent, labels) } else { of.view(key, parent, labels) };
-    match made {
-        Err(e) if e.kind() == Kind::AlreadyExists && copied => {
-            // Nobody knows how much of it was given away.
-            of.remove(key)?;
-            of.prepare(key, parent, labels)
-        }
-        Err(e) if e.kind() == Kind::AlreadyExists => of.mounts(key),
-        Err(e) if e.is_not_found() => {
-            let text = format!("the image is not unpacked for snapshotter {}; pull it again with the pod's runtime handler", of.name());
-            Err(Error::precondition(text).because(e))
-        }
+/// What of an image the pod gets.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// Its own files.
+    View,
+    /// A copy, whose owners change.
+    Copy,
+}
+
+fn snapshot(of: &dyn Snapshotter, key: &str, parent: Option<&str>, (labels, shown): (&Labels, Shown)) -> Result<Vec<mount::Mount>> {
+    let make = || match shown {
+        Shown::View => of.view(key, parent, labels),
+        Shown::Copy => of.prepare(key, parent, labels),
+    };
+    match make() {
+        // Nobody knows how much was done with what an earlier attempt left.
+        Err(e) if e.kind() == Kind::AlreadyExists => of.remove(key).and_then(|()| make()),
         made => made,
     }
 }

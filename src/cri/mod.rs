@@ -1,4 +1,6 @@
 //! CRI: the kubelet's contract. [`routes`] is the index of calls; each call is a file in `runtime/` or `image/`.
+#![doc = ""]
+#![doc = include_str!("fields.md")]
 mod about;
 mod assemble;
 mod batches;
@@ -8,12 +10,15 @@ mod criu;
 pub mod dirs;
 pub mod exec_output;
 pub mod features;
+#[cfg(test)]
+mod fields_test;
 pub mod image;
 mod image_volumes;
 pub mod loops;
 pub mod metrics;
 pub mod networks;
 mod open;
+mod owners;
 pub mod pod_files;
 mod pod_limits;
 mod prepared;

@@ -1,13 +1,13 @@
 //! Exec, attach and port-forward as clients have them: every protocol, many at a time, slow ones, and those that vanish.
 use crate::harness::client::container_config;
-use crate::harness::streams::{Remote, Spdy, upgrade};
+use crate::harness::streams::{Remote, Said, Spdy, upgrade};
 use crate::harness::{Container, Daemon, RUNTIMES, Setup, go_containerd, run_ok, scratch, wait_until};
 use cradle::error::{Kind, Result};
 use cradle::proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 use cradle::proto::cri_methods::runtime_service as rt;
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 const V4: &str = "spdy:v4.channel.k8s.io";
@@ -190,6 +190,38 @@ fn a_windowed_client_is_not_overrun() {
     spdy.send(stdin, &[], true).unwrap();
     spdy.until(|s| s.over_with(error));
     assert!(spdy.text(error).contains("Success") && !spdy.gone, "{}", spdy.text(error));
+}
+
+/// Adds a key to the section of the streaming server.
+fn set(d: &Daemon, line: &str) {
+    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
+    let port = "stream_server_port = \"0\"";
+    assert!(config.contains(port));
+    std::fs::write(d.path("config.toml"), config.replace(port, &format!("{port}\n{line}"))).unwrap();
+}
+
+#[test]
+fn silence_and_a_killed_daemon_end_a_session() {
+    let mut d = Setup::new().prepare();
+    set(&d, "stream_idle_timeout = \"2s\"");
+    d.start_again();
+    let image = d.busybox();
+    let pod = d.pod("ends", "runc");
+    let main = pod.shell("main", &image, "sleep 1000");
+    let silent = exec(&main, V4, "exec cat", "io");
+    let begun = Instant::now();
+    assert_eq!(silent.finish(), Said::default());
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
+    wait_until("the command's end", SOON, || main.says("ps -o args | grep -c '^cat' || true") == "0");
+    let mut cut = exec(&main, V5, "echo on; exec sleep 444", "io");
+    cut.hears("on\n");
+    let (id, log) = (main.id.clone(), main.log_file.clone());
+    d.kill9();
+    assert_eq!(cut.finish().status, "");
+    d.start_again();
+    let main = d.container(&id, log);
+    wait_until("the command's end", SOON, || main.says("ps -o args | grep -c '^sleep 444' || true") == "0");
 }
 
 #[test]
@@ -453,9 +485,7 @@ fn streams_are_encrypted_and_clients_show_certificates() {
         at("ca.pem")
     );
     let mut d = Setup::new().config(&pair).prepare();
-    let config = std::fs::read_to_string(d.path("config.toml")).unwrap();
-    let port = "stream_server_port = \"0\"";
-    std::fs::write(d.path("config.toml"), config.replace(port, &format!("{port}\nenable_tls_streaming = true"))).unwrap();
+    set(&d, "enable_tls_streaming = true");
     d.start_again();
     let image = d.busybox();
     let pod = d.pod("tls", "crun");

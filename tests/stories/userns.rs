@@ -1,6 +1,6 @@
 //! Pods with a user namespace of their own: root in them is nobody on the node, and their files and volumes still are theirs.
 use crate::harness::client::{container_config, some};
-use crate::harness::{Compression, Daemon, Image, Layer, Meta, RUNTIMES};
+use crate::harness::{Compression, Daemon, Image, Layer, Meta, RUNTIMES, Setup};
 use cradle::proto::cri::*;
 use cradle::proto::cri_methods::runtime_service as rt;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -105,6 +105,50 @@ fn on_the_nodes_network_too_and_after_a_restart() {
         let late = again.start(config(&config_of_pod, "late", &image));
         assert_eq!(late.says("cat /proc/self/gid_map").split_whitespace().nth(1), Some("200000"), "{log:?}");
         again.remove();
+    }
+}
+
+#[test]
+fn with_processes_and_queues_of_the_node() {
+    let d = Daemon::start();
+    let image = image(&d);
+    for handler in RUNTIMES {
+        let of_node =
+            NamespaceOption { pid: NamespaceMode::NODE.into(), ipc: NamespaceMode::NODE.into(), ..options(NamespaceMode::POD, &mapping()) };
+        let config_of_pod = pod_config(&d, "node", of_node);
+        let pod = d.run_pod(config_of_pod.clone(), handler);
+        let main = pod.start(config(&config_of_pod, "main", &image));
+        assert_eq!(main.says("cat /proc/1/comm"), std::fs::read_to_string("/proc/1/comm").unwrap().trim(), "{handler}");
+        main.says("test -d /dev/mqueue");
+        pod.remove();
+    }
+}
+
+#[test]
+fn where_owners_cannot_be_shown_mapped_the_files_are_given_away() {
+    let slow = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.slow]\nruntime_type = \"io.containerd.runc.v2\"\n\
+                snapshotter = \"native\"\n\
+                [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.slow.options]\nBinaryName = \"crun\"";
+    let d = Setup::new().config(slow).start();
+    let image = image(&d);
+    for handler in ["slow", "crun"] {
+        let config_of_pod = pod_config(&d, "copies", options(NamespaceMode::POD, &mapping()));
+        let pod = d.run_pod(config_of_pod.clone(), handler);
+        let mut config = config(&config_of_pod, "main", &image);
+        config.mounts.push(Mount {
+            image: crate::harness::client::image_spec(&image),
+            container_path: "/shown".into(),
+            readonly: true,
+            uidMappings: mapping(),
+            gidMappings: mapping(),
+            ..Default::default()
+        });
+        let main = pod.start(config);
+        let owners = main.says("stat -c %u:%g / /etc/passwd /etc/owned /data /shown/etc/passwd /shown/etc/owned");
+        assert_eq!(owners.split('\n').collect::<Vec<_>>(), ["0:0", "0:0", "1000:1000", "1000:1000", "0:0", "1000:1000"], "{handler}");
+        main.says("echo x > /etc/owned && rm /etc/passwd");
+        assert_ne!(main.exec("touch /shown/x").code, 0, "{handler}");
+        pod.remove();
     }
 }
 

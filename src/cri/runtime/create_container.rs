@@ -5,17 +5,16 @@
 use super::{rootfs, teardown};
 use crate::call::Call;
 use crate::core::image::Shape;
-use crate::core::snapshot::{mapping_labels, scoped};
+use crate::core::snapshot::scoped;
 use crate::cri::assemble::Parts;
+use crate::cri::owners::Owners;
 use crate::cri::store::container::{Container, Life, Oom, Record, State, name_of};
 use crate::cri::store::creations::{Begun, Creation};
-use crate::cri::store::sandbox::{self, Sandbox, id_map};
+use crate::cri::store::sandbox::{self, Sandbox};
 use crate::cri::{Cri, NAMESPACE, dirs, image_volumes, new_id, now, prepared, spec};
 use crate::error::{Context, Error, Result};
 use crate::failpoint;
 use crate::proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse, PodSandboxConfig, PodSandboxMetadata};
-use crate::sys::fs;
-use crate::sys::userns::IdMap;
 use log::{info, warn};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,7 +100,7 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
         return Err(Error::precondition(format!("image {} is an artifact: it can be a volume, but no container's root", image.name())));
     }
     let mut config = wish.config.clone();
-    let images = image_volumes::show(cri, &pod.id, &mut config)?;
+    let images = image_volumes::show(cri, call, &pod.id, &mut config)?;
     let log_path = log_path(&wish.config, &pod)?;
     let mut record = Record {
         name: wish.name.clone(),
@@ -132,28 +131,23 @@ fn build(cri: &Cri, call: &Call, wish: &Wish) -> Result<Record> {
     Ok(record)
 }
 
-/// The snapshot, the spec made with a look into it, and the volumes that the image defines. In a user namespace all files are its
-/// own, mapped where the snapshotter can, else given away.
+/// The snapshot, the spec made with a look into it, and the volumes that the image defines.
 fn prepare(cri: &Cri, id: &str, parts: &Parts<'_>, (snapshotter, key): (&str, &str)) -> Result<spec::Built> {
     let parent = parts.image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
     let snapshotter = cri.ports.snapshotter(snapshotter)?;
-    let map = id_map(&parts.pod.record.config);
-    let given_away = map.as_ref().filter(|_| !snapshotter.maps_owners());
-    let labels = map.as_ref().filter(|_| given_away.is_none()).map(mapping_labels).unwrap_or_default();
-    let mounts = snapshotter.prepare(key, parent.as_deref(), &labels)?;
+    let owners = Owners::of(&parts.pod.record.config, &**snapshotter);
+    let mounts = snapshotter.prepare(key, parent.as_deref(), &owners.labels())?;
     for dir in [cri.dirs.container(id), cri.dirs.volumes(id)] {
         dirs::make(&dir)?;
     }
     failpoint::reach("create-after-snapshot");
     rootfs::with(&cri.dirs.peek(id), &mounts, |root| {
-        if let Some(map) = given_away {
-            fs::shift_owners(root, map).during(|| format!("give the files of container {id} to its user namespace"))?;
-        }
+        owners.give(root)?;
         let built = cri.container_spec(id, parts, root)?;
         for warning in &built.warnings {
             warn!("container {id}: {warning}");
         }
-        rootfs::make_volumes(root, &built.volumes, map.as_ref().and_then(IdMap::root))?;
+        rootfs::make_volumes(root, &built.volumes, owners.root())?;
         spec::perform(&built.actions)?;
         Ok(built)
     })

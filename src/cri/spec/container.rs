@@ -248,9 +248,8 @@ fn set_security(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
 fn set_mounts(built: &mut Built, facts: &Facts<'_>) -> Result<()> {
     let (input, context) = (facts.input, facts.context);
     let mut defaults = std::mem::take(&mut built.spec.mounts);
-    if facts.map.is_some() && facts.modes.network == NamespaceMode::NODE {
-        defaults.retain(|m| m.destination != "/sys");
-        defaults.push(mounts::bound_sys());
+    if facts.map.is_some() {
+        mounts::bind_nodes_own(&mut defaults, facts.modes);
     }
     defaults.push(mounts::cgroup(input.options.handler.cgroup_writable, facts.own_cgroup, input.host));
     if context.privileged {

@@ -1,11 +1,11 @@
 //! Mounts: the default table, what the pod shares with its containers, and the request's own, which win over both.
 use super::actions::Action;
 use super::host::{CgroupMode, Host, SelinuxContexts};
-use super::namespaces::mount_map;
+use super::namespaces::{Modes, mount_map};
 use super::oci::Mount;
 use super::options::Features;
 use crate::error::{Context, Error, Kind, Result};
-use crate::proto::cri::{self, MountPropagation};
+use crate::proto::cri::{self, MountPropagation, NamespaceMode};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -73,9 +73,18 @@ pub fn cgroup(writable: bool, own_namespace: bool, host: &Host) -> Mount {
     cgroup
 }
 
-/// /sys of a user namespace on the node's network: sysfs cannot be mounted anew there.
-pub fn bound_sys() -> Mount {
-    mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "nodev", "noexec"])
+/// In a user namespace a file system of a namespace that is the node's cannot be mounted anew: the node's own is bound.
+pub fn bind_nodes_own(mounts: &mut [Mount], modes: Modes) {
+    let bound = |at: &str, access: &str| mount(at, "bind", at, &["rbind", access, "nosuid", "nodev", "noexec"]);
+    for one in mounts.iter_mut() {
+        let node = |mode: NamespaceMode| mode == NamespaceMode::NODE;
+        match one.destination.as_str() {
+            "/sys" if node(modes.network) => *one = bound("/sys", "rro"),
+            "/proc" if node(modes.pid) => *one = bound("/proc", "rw"),
+            "/dev/mqueue" if node(modes.ipc) => *one = bound("/dev/mqueue", "rw"),
+            _ => {}
+        }
+    }
 }
 
 /// A bind mount of ours into a sandbox. The flags are needed in a user namespace.

@@ -138,6 +138,15 @@ fn privileged_containers_write_sysfs_and_cgroup() {
 }
 
 #[test]
+fn a_user_namespace_gets_bound_what_is_the_nodes() {
+    use crate::proto::cri::NamespaceMode::{NODE, POD};
+    let mut all = defaults();
+    bind_nodes_own(&mut all, Modes { network: NODE, pid: POD, ipc: NODE });
+    let kind = |at: &str| all.iter().find(|m| m.destination == at).map(|m| (m.kind.as_str(), m.options[1].as_str())).unwrap();
+    assert_eq!((kind("/sys"), kind("/dev/mqueue"), kind("/proc")), (("bind", "rro"), ("bind", "rw"), ("proc", "noexec")));
+}
+
+#[test]
 fn paths_are_cleaned_below_the_root() {
     for (path, want) in [("/../../etc", "/etc"), ("a/b/", "/a/b"), ("//a/./b/../c", "/a/c"), ("/", "/"), ("..", "/")] {
         assert_eq!(clean(path), want, "{path}");

@@ -51,7 +51,10 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<(Spec, Vec<Action>)> {
     if own_network && input.pins.uts.is_none() {
         spec.hostname = input.config.hostname.clone();
     }
-    set_mounts(&mut spec, input, !own_network && map.is_some());
+    set_mounts(&mut spec, input);
+    if map.is_some() {
+        mounts::bind_nodes_own(&mut spec.mounts, modes);
+    }
     let actions = set_process(&mut spec, input, context)?;
 
     spec.linux.namespaces = namespaces::of_sandbox(modes, input.pins, map.as_ref());
@@ -82,14 +85,11 @@ pub fn sandbox(input: &SandboxInput<'_>) -> Result<(Spec, Vec<Action>)> {
     Ok((spec, actions))
 }
 
-fn set_mounts(spec: &mut Spec, input: &SandboxInput<'_>, bind_sys: bool) {
-    spec.mounts.retain(|m| m.destination != "/dev/shm" && !(bind_sys && m.destination == "/sys"));
+fn set_mounts(spec: &mut Spec, input: &SandboxInput<'_>) {
+    spec.mounts.retain(|m| m.destination != "/dev/shm");
     spec.mounts.push(mounts::sandbox_bind(input.shm.unwrap_or(Path::new("/dev/shm")), "/dev/shm"));
     if let Some(resolv_conf) = input.resolv_conf {
         spec.mounts.push(mounts::sandbox_bind(resolv_conf, "/etc/resolv.conf"));
-    }
-    if bind_sys {
-        spec.mounts.push(mounts::bound_sys());
     }
     // All sysfs mounts of a network namespace are one: read-only here would be read-only in a privileged container.
     if input.config.linux.get_or_default().security_context.get_or_default().privileged {

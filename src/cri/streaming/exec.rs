@@ -127,8 +127,7 @@ pub struct Fifos(Option<PathBuf>);
 
 impl Fifos {
     /// A fresh one.
-    pub fn make(cri: &Cri, id: &str) -> Result<Fifos> {
-        let dir = cri.dirs.fifo(id);
+    pub fn make(dir: PathBuf) -> Result<Fifos> {
         std::fs::create_dir_all(&dir).during(|| format!("create {}", dir.display()))?;
         Ok(Fifos(Some(dir)))
     }
@@ -187,7 +186,7 @@ pub fn start(link: &Link, exec: &Exec) -> Result<Io> {
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
     let Streams { stdin, stdout, stderr, tty } = exec.streams;
     let id = new_id()?;
-    let dir = Fifos::make(cri, &id)?;
+    let dir = Fifos::make(cri.dirs.command(&container.id, &id))?;
     let (out_path, out) = dir.reader("stdout", stdout)?;
     let (err_path, err) = dir.reader("stderr", stderr)?;
     let in_path = if stdin { Some(dir.fifo("stdin")?) } else { None };
