@@ -21,15 +21,18 @@ linux=$(command -v linux.uml) && command -v kmod >/dev/null || {
 
 target=$(readlink -f "${CARGO_TARGET_DIR:-$PWD/target}")
 job=$(mktemp -d "$target/uml-XXXXXX") || exit 1
-# The guest's memory is a file: on a tmpfs that has the room, else where the tests are built.
-memory=${MEM:-2G}
+# The guest's memory is a file that it runs from: on a tmpfs that has the room and lets it, else where the tests are built.
+memory=${MEM:-2G} limit=${LIMIT:-600} home=$job
 room=$(df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)
-[ "${room:-0}" -ge "${memory%G}" ] && home=/dev/shm || home=$job
+if [ "${room:-0}" -ge "${memory%G}" ] && ! grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/self/mounts; then
+    home=/dev/shm
+fi
 # Not only where the processor needs it: so that it is tried everywhere.
 ${CC:-cc} -O2 -shared -fPIC -o "$job/xstate.so" tests/tools/uml_xstate.c || exit 1
 guest=
 end() {
-    [ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null
+    # timeout has made a process group of it.
+    [ -z "$guest" ] || kill -KILL -- "-$guest" 2>/dev/null
     rm -rf "$job"
 }
 trap end EXIT
@@ -86,10 +89,12 @@ kernel() {
 }
 export -f kernel
 export home job linux memory KARGS
-unshare --pid --fork --kill-child=KILL bash -c kernel </dev/null &
+timeout --signal=KILL "$limit" unshare --pid --fork --kill-child=KILL bash -c kernel </dev/null &
 guest=$!
 wait $guest
+ended=$?
 guest=
+[ $ended != 137 ] || { echo "uml.sh: not through after $limit s, killed; LIMIT sets how long it may take" >&2; exit 1; }
 code=$(cat "$job/out/code" 2>/dev/null) || {
     echo "uml.sh: the guest ended before its command: does this machine allow ptrace (docker: --cap-add SYS_PTRACE)? SKIP_UML=1 leaves this part out" >&2
     exit 1

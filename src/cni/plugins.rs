@@ -7,16 +7,21 @@ use super::result::IpPreference;
 use crate::call::Call;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::netns;
-use crate::sys::run::{End, Output, run};
+use crate::sys::run::{End, Output, run_holding};
 use crate::thread::Pool;
+use crossbeam_channel::after;
 use log::info;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one plugin may run by default.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -24,6 +29,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 const BOUND: usize = 1 << 20;
 /// CNI's code for "try again later".
 const TRY_AGAIN: i64 = 11;
+/// How often the end of plugins is looked for that nobody waits for.
+const TICK: Duration = Duration::from_millis(20);
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How plugins are run.
@@ -155,8 +162,36 @@ impl Plugins {
         let title = || format!("CNI plugin {name}, network {}, {}", what.list.name, what.verb.name());
         let program = self.find(name).during(title)?;
         let limit = call.remaining(self.settings.limit).during(title)?;
-        let output = run(&mut self.command(&program, &what), &stdin(&what), limit, BOUND).during(title)?;
+        let held = vec![self.presence().during(title)?];
+        let output = run_holding(&mut self.command(&program, &what), held, &stdin(&what), limit, BOUND).during(title)?;
         judge(&output, limit).during(title)
+    }
+
+    /// A descriptor that each plugin and its children hold, locked: so a daemon that comes back knows of those that run on.
+    fn presence(&self) -> Result<OwnedFd> {
+        let file = self.lock_file()?;
+        // Against an exclusive lock, which is only held for a moment.
+        flock(&file, FlockOperation::LockShared).map_err(std::io::Error::from).during(|| "lock the plugins' lock file")?;
+        Ok(file.into())
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let path = self.settings.cache_dir.with_extension("lock");
+        File::options().create(true).append(true).open(&path).during(|| format!("open {}", path.display()))
+    }
+
+    /// Waits until no plugin runs that a killed daemon has left: what it still builds could not be taken down. One that leaves a
+    /// daemon behind costs the whole limit.
+    pub fn settle(&self, limit: Duration) -> Result<()> {
+        let (file, until) = (self.lock_file()?, Instant::now() + limit);
+        while let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if e != Errno::WOULDBLOCK || Instant::now() >= until {
+                return Err(std::io::Error::from(e))
+                    .during(|| format!("wait {} s for network plugins that a killed daemon has left", limit.as_secs()));
+            }
+            let _ = after(TICK).recv();
+        }
+        Ok(())
     }
 
     fn find(&self, name: &str) -> Result<PathBuf> {

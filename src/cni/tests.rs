@@ -281,3 +281,19 @@ fn the_syncer_follows_files_and_the_directory_itself() {
     until("moved back", || name() == "podnet");
     threads.shutdown();
 }
+
+#[test]
+fn what_runs_on_after_its_daemon_is_waited_for() {
+    let mut node = Node::new("settle");
+    // Its output is closed, so that nobody waits for it; the descriptor of the lock is not.
+    node.script("lingers", r#"sleep 1 </dev/null >/dev/null 2>&1 & echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.8.7/24"}]}'"#);
+    node.conf("10.conflist", r#"{"cniVersion":"1.0.0","name":"lingers","plugins":[{"type":"lingers"}]}"#);
+    let plugins = node.plugins();
+    plugins.settle(Duration::ZERO).unwrap();
+    let (network, attach) = (node.network(&plugins, 1), node.pod("a"));
+    let begun = Instant::now();
+    node.on_node(move |call| network.add(call, &attach)).unwrap();
+    assert!(plugins.settle(Duration::ZERO).is_err());
+    plugins.settle(Duration::from_secs(10)).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+}

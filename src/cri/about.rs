@@ -1,5 +1,5 @@
 //! About: what verbose Status tells besides the conditions: the config as it is in effect, the CNI confs, and how the loops are.
-//! Its keys are containerd's, where containerd has them; `loops` is ours.
+//! Its keys are containerd's, where containerd has them; `loops` and `containerEvents` are ours.
 use super::{Cri, Node, json};
 use crate::config::{self, Config};
 use crate::thread::{LoopState, Threads};
@@ -74,6 +74,7 @@ pub fn info(cri: &Cri) -> HashMap<String, String> {
         ("config".to_string(), json(&cri.about.config)),
         ("cniconfig".to_string(), json(&cri.networks.describe(&cri.runtime.cni))),
         ("loops".to_string(), json(&cri.about.loops())),
+        ("containerEvents".to_string(), json(&json!({ "dropped": cri.changes.dropped() }))),
     ]);
     for (handler, status) in cri.networks.load_status() {
         let text = status.err().unwrap_or_else(|| "OK".into());

@@ -6,10 +6,15 @@ use crate::config::{Cni, CriRuntime};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::cri::Protocol;
 use crate::thread::Threads;
+use log::warn;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Plugins take a second or two.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// All pod networks.
 pub struct Networks {
@@ -78,6 +83,12 @@ impl Networks {
     /// Takes a pod off its networks, by what was recorded when it was attached.
     pub fn detach(&self, call: &Call, id: &str) -> Result<()> {
         self.plugins.del(call, id).map(drop)
+    }
+    /// Waits for plugins that a killed daemon has left running.
+    pub fn settle(&self) {
+        if let Err(e) = self.plugins.settle(SETTLE) {
+            warn!("{}", e.chain());
+        }
     }
     /// Sandboxes beside the valid ones that are attached to something: what a killed daemon left.
     pub fn stale(&self, valid: &BTreeSet<String>) -> Result<BTreeSet<String>> {

@@ -32,8 +32,6 @@ pub struct Node {
 pub fn open(config: &Config, node: Node, ports: Ports, events: &Bus) -> Result<Arc<Cri>> {
     let about = About::new(config, &node);
     let threads = node.threads;
-    // Commands of a dead daemon write into FIFOs that nobody reads.
-    let _ = std::fs::remove_dir_all(node.dirs.state.join("fifo"));
     for dir in ["sandboxes", "containers", "fifo", "peek"] {
         make(&node.dirs.state.join(dir))?;
     }

@@ -28,7 +28,11 @@ pub fn recover(cri: &Cri) -> Result<BTreeSet<String>> {
     looks(cri);
     commands(cri);
     cri.images.reload()?;
-    for stored in cri.ports.sandboxes.list(NAMESPACE)? {
+    let pods = cri.ports.sandboxes.list(NAMESPACE)?;
+    if pods.iter().any(|p| p.state == Stage::Intended) {
+        cri.networks.settle();
+    }
+    for stored in pods {
         match records::unpack::<sandbox::Record>(sandbox::EXTENSION, &stored.id, &stored.extensions) {
             Ok(record) => pod(cri, &stored.id, record, stored.state),
             Err(e) => warn!("sandbox {} skipped: {}", stored.id, e.chain()),

@@ -7,7 +7,7 @@ use super::store::sandbox::{Record, Snapshot};
 use super::{Cri, NAMESPACE, image, spec};
 use crate::call::Call;
 use crate::core::snapshot::scoped;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::proto::cri::{ImageSpec, PullImageRequest};
 use crate::sys::mount::Mount;
 use protobuf::MessageField;
@@ -20,29 +20,18 @@ pub fn needed(cri: &Cri, call: &Call, handler: &str) -> Result<Option<Arc<Image>
     if cri.handler(handler)?.disable_pause_image_pull {
         return Ok(None);
     }
-    if let Some(image) = unpacked(cri, name, handler)? {
-        return Ok(Some(image));
-    }
-    let asked = ImageSpec { image: name.into(), runtime_handler: handler.into(), ..ImageSpec::default() };
-    let request = PullImageRequest { image: MessageField::some(asked), ..PullImageRequest::default() };
-    image::pull_image(cri, call, request).during(|| format!("pull the sandbox image \"{name}\" (pinned_images.sandbox in the config)"))?;
-    match unpacked(cri, name, handler)? {
-        None => Err(Error::internal(format!("sandbox image \"{name}\" was removed again while it was pulled"))),
-        found => Ok(found),
-    }
-}
-
-/// The image, if it is here and its layers are in the handler's snapshotter.
-fn unpacked(cri: &Cri, name: &str, handler: &str) -> Result<Option<Arc<Image>>> {
     let image = match cri.images.resolve(name) {
-        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) if e.is_not_found() => {
+            let asked = ImageSpec { image: name.into(), runtime_handler: handler.into(), ..ImageSpec::default() };
+            let request = PullImageRequest { image: MessageField::some(asked), ..PullImageRequest::default() };
+            let pulled = image::pull_image(cri, call, request);
+            pulled.during(|| format!("pull the sandbox image \"{name}\" (pinned_images.sandbox in the config)"))?;
+            cri.images.resolve(name)?
+        }
         found => found?,
     };
-    let Some(chain) = &image.chain_id else { return Ok(Some(image)) };
-    match cri.ports.snapshotter(&cri.snapshotter_for(handler))?.stat(&scoped(NAMESPACE, chain)) {
-        Err(e) if e.is_not_found() => Ok(None),
-        found => found.map(|_| Some(image)),
-    }
+    cri.unpack(call, &image, &cri.snapshotter_for(handler))?;
+    Ok(Some(image))
 }
 
 /// Where the root of a pod's process will be.

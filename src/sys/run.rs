@@ -35,6 +35,11 @@ pub enum End {
 
 /// Runs the program until it ends or `limit` has passed; of each stream at most `bound` bytes are kept.
 pub fn run(command: &mut Command, input: &[u8], limit: Duration, bound: usize) -> io::Result<Output> {
+    run_holding(command, vec![], input, limit, bound)
+}
+
+/// As [`run`], and the program and its children hold these descriptors too, from 3 on.
+pub fn run_holding(command: &mut Command, held: Vec<OwnedFd>, input: &[u8], limit: Duration, bound: usize) -> io::Result<Output> {
     super::signal::unblocked(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     // SAFETY: between fork and exec only one async-signal-safe system call without pointers is made. CLOEXEC rather than a
@@ -45,6 +50,9 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration, bound: usize) -
             let _ = libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             Ok(())
         });
+    }
+    if !held.is_empty() {
+        super::inherit::from_three(command, held);
     }
     let mut child = command.spawn()?;
     let group = Pid::from_child(&child);

@@ -92,10 +92,12 @@ pub fn run_ok(program: &str, args: &[&str]) -> String {
 pub fn go_containerd() -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peer/usr/bin");
-        let places = [std::env::var("CRADLE_CONTAINERD").unwrap_or_default(), ours.into(), "/opt/clients/containerd/usr/bin".into()];
-        let found = places.iter().map(PathBuf::from).find(|p| p.join("containerd-shim-runc-v2").exists());
-        found.expect("no Go shim here: .ci/run unpacks Debian's containerd package into target/peer")
+        // Where tests/setup.sh unpacks it: beside the build.
+        let target = PathBuf::from(daemon::CRADLED).ancestors().nth(2).unwrap().to_path_buf();
+        let named = std::env::var("CRADLE_CONTAINERD").unwrap_or_default();
+        let places = [named.into(), target.join("debian-containerd/usr/bin"), "/opt/clients/containerd/usr/bin".into()];
+        let found = places.into_iter().find(|p: &PathBuf| p.join("containerd-shim-runc-v2").exists());
+        found.expect("no Go shim here: tests/setup.sh --tests unpacks Debian's containerd package")
     };
     DIR.get_or_init(find).clone()
 }

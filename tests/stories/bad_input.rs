@@ -7,7 +7,7 @@ mod pods;
 mod streams;
 
 use crate::harness::client::{container_config, remove_pod};
-use crate::harness::{Container, Daemon, Pod, leftovers};
+use crate::harness::{Container, Daemon, Pod, leftovers, wait_for};
 use cradle::error::{Kind, Result};
 use cradle::proto::cri::{Container as Listed, ContainerConfig, ListPodSandboxRequest, PodSandboxConfig};
 use cradle::proto::cri_methods::runtime_service as rt;
@@ -55,7 +55,7 @@ pub fn refuse(cases: &[Case]) {
     let daemon = Daemon::start();
     let world = World::new(&daemon);
     let mut wrong = vec![];
-    let mut before = state(&world);
+    let mut before = at_rest(&world);
     for case in cases {
         let name = format!("{}: {}", case.call.rsplit('/').next().unwrap_or_default(), case.what);
         match (case.ask)(&world) {
@@ -87,6 +87,16 @@ pub fn refuse(cases: &[Case]) {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// The state once it does not change any more: the end of a container is on record before all of it is gone.
+fn at_rest(world: &World<'_>) -> Vec<String> {
+    let mut last = state(world);
+    wait_for("a node at rest", Duration::from_secs(20), || {
+        std::thread::sleep(Duration::from_millis(500));
+        let before = std::mem::replace(&mut last, state(world));
+        (before == last).then(|| last.clone())
+    })
 }
 
 /// The state once it is as before, or after a while.

@@ -121,13 +121,13 @@ fn a_removal_and_a_pull_that_were_cut_off_are_done_again() {
     let registry = Registry::shared();
     Image::busybox().push(&registry.repository("cut-off"), "1");
     let reference = registry.reference("cut-off", "1");
-    doomed(&mut d, "pull-before-names");
+    doomed(&mut d, "pull-before-commit");
     assert!(d.pull(&reference).is_err());
-    reborn(&mut d, "pull-before-names");
+    reborn(&mut d, "pull-before-commit");
     let id = d.pull(&reference).unwrap();
     let image = wait_for("the image", SOON, || d.image_status(&reference));
     assert_eq!((image.id, image.repo_digests.len()), (id, 1));
     d.remove_image(&reference).unwrap();
     assert!(d.images().is_empty());
-    nothing_left(&d, "pull-before-names", &before);
+    nothing_left(&d, "pull-before-commit", &before);
 }

@@ -297,6 +297,29 @@ fn the_image_file_system_tells_bytes_and_inodes() {
 }
 
 #[test]
+fn layers_on_a_disk_of_their_own_are_told_apart_from_containers() {
+    let disk = crate::harness::scratch("disk").display().to_string();
+    crate::harness::run_ok("mount", &["-t", "tmpfs", "disk", &disk]);
+    let d = Setup::new().config(&format!("[plugins.\"io.containerd.snapshotter.v1.overlayfs\"]\nroot_path = \"{disk}/layers\"\n")).start();
+    let image = d.image("disk", &big());
+    let main = d.pod("disk", "runc").shell("main", &image, "head -c 2000000 /dev/urandom > /mine; sleep 1000");
+    let info = wait_for("sizes", Duration::from_secs(30), || {
+        let info = d.get(&images::IMAGE_FS_INFO, &ImageFsInfoRequest::default());
+        Some(info).filter(|i| i.container_filesystems[0].used_bytes.value >= 2_000_000)
+    });
+    let told = |list: &[cradle::proto::cri::FilesystemUsage]| -> Vec<(String, u64)> {
+        list.iter().map(|f| (f.fs_id.mountpoint.clone(), f.used_bytes.value / 1_000_000)).collect()
+    };
+    let blobs = d.path("root/io.containerd.content.v1.content").display().to_string();
+    let (layers, image_list) = (format!("{disk}/layers"), told(&info.image_filesystems));
+    assert_eq!(told(&info.container_filesystems), [(layers.clone(), 2)]);
+    assert!(image_list[0].0 == layers && image_list[0].1 >= 5 && image_list[1].0 == blobs && image_list[1].1 >= 4, "{image_list:?}");
+    drop(main);
+    drop(d);
+    crate::harness::run_ok("umount", &[&disk]);
+}
+
+#[test]
 fn a_pull_ends_when_its_client_goes_or_nothing_comes() {
     let d = with_images("[plugins.\"io.containerd.cri.v1.images\"]\nimage_pull_progress_timeout = \"2s\"\n");
     let registry = Registry::shared();
@@ -378,4 +401,15 @@ fn a_kill_while_an_image_is_removed_leaves_all_of_it_or_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn blobs_of_unpacked_layers_go_where_the_config_says_so() {
+    let mut d = with_images("[plugins.\"io.containerd.cri.v1.images\"]\ndiscard_unpacked_layers = true\n");
+    let image = d.image("discard", &Image::busybox().set("Env", serde_json::json!(["DISCARD=1"])));
+    let blobs = d.path("root/io.containerd.content.v1.content/blobs/sha256");
+    wait_until("manifest and config to be all", SOON, || std::fs::read_dir(&blobs).unwrap().count() == 2);
+    d.restart();
+    assert!(d.pull(&image).unwrap() == d.image_status(&image).unwrap().id);
+    assert_eq!(d.pod("discard", "runc").shell("main", &image, "sleep 1000").says("echo $DISCARD"), "1");
 }

@@ -29,6 +29,14 @@ pub struct Processors {
     decrypts: bool,
 }
 
+/// One program on a layer's way.
+struct Step<'a> {
+    /// The media type that it gets.
+    kind: &'a str,
+    name: &'a str,
+    processor: &'a StreamProcessor,
+}
+
 impl Processors {
     /// From the config's `stream_processors` and `image_decryption.key_model`.
     pub fn new(by_name: BTreeMap<String, StreamProcessor>, key_model: &str) -> Processors {
@@ -47,7 +55,7 @@ impl Processors {
     ) -> Result<Box<dyn Read + Send + 'a>> {
         let (chain, compression) = self.chain(&layer.media_type)?;
         let mut stream: Box<dyn Read + Send + 'a> = Box::new(packed);
-        for (kind, name, processor) in chain {
+        for Step { kind, name, processor } in chain {
             let mut command = Command::new(&processor.path);
             command.args(&processor.args).env(MEDIA_TYPE, kind);
             command.envs(processor.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, ""))));
@@ -60,7 +68,7 @@ impl Processors {
         decompress(compression, stream)
     }
     /// The programs in their order, each with the type that it gets, and how the last one's output is packed.
-    fn chain<'a>(&'a self, media_type: &'a str) -> Result<(Vec<(&'a str, &'a str, &'a StreamProcessor)>, Compression)> {
+    fn chain<'a>(&'a self, media_type: &'a str) -> Result<(Vec<Step<'a>>, Compression)> {
         let mut chain = vec![];
         let mut kind = media_type;
         while chain.len() < CHAIN_MAX {
@@ -73,7 +81,7 @@ impl Processors {
                     Err(e) => Err(refusal(kind, usable, e)),
                 };
             };
-            chain.push((kind, name.as_str(), processor));
+            chain.push(Step { kind, name, processor });
             // "" = the same as tar without packing.
             kind = if processor.returns.is_empty() { crate::core::image::media::OCI_LAYER } else { &processor.returns };
         }

@@ -93,5 +93,5 @@ fn describe(cri: &Cri, container: &Container, exit: &Exit) -> Exited {
 /// The OOM event may come after the exit; the cgroup's own counter does not.
 fn oom_killed(cri: &Cri, container: &Container) -> bool {
     let path = cri.cgroup_path(&container.id).unwrap_or_default();
-    !path.is_empty() && Cgroup::at(&path).and_then(|c| c.stats()).is_ok_and(|s| s.oom_kills > 0)
+    Cgroup::at(&path).ok().and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0)
 }

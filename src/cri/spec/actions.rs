@@ -55,9 +55,7 @@ fn relabel(path: &Path, label: &str) -> Result<()> {
 /// Our profile, in force from the moment that it is loaded: no mounts, no writes to what configures the kernel, no
 /// ptrace out of the container.
 const PROFILE: &str = r#"
-#include <tunables/global>
 profile cri-containerd.apparmor.d flags=(attach_disconnected,mediate_deleted) {
-  #include <abstractions/base>
   network,
   capability,
   file,
@@ -85,14 +83,44 @@ profile cri-containerd.apparmor.d flags=(attach_disconnected,mediate_deleted) {
 }
 "#;
 
+/// The profile with the distribution's definitions, where it has them.
+fn profile(etc: &Path) -> String {
+    let has = |name: &str| etc.join(name).is_file();
+    let variables = if has("tunables/global") { "#include <tunables/global>" } else { "@{PROC}=/proc/" };
+    let base = if has("abstractions/base") { "{\n  #include <abstractions/base>" } else { "{" };
+    format!("{variables}\n{}", PROFILE.replacen("mediate_deleted) {", &format!("mediate_deleted) {base}"), 1))
+}
+
 fn load_apparmor() -> Result<()> {
     let what = || "load AppArmor profile cri-containerd.apparmor.d with apparmor_parser";
     let mut command = Command::new("apparmor_parser");
     command.arg("-Kr");
-    let output = run::run(&mut command, PROFILE.as_bytes(), PARSER_LIMIT, 4096).during(what)?;
+    let output = run::run(&mut command, profile(Path::new("/etc/apparmor.d")).as_bytes(), PARSER_LIMIT, 4096).during(what)?;
     match output.end {
         End::Exited(status) if status.success() => Ok(()),
         End::Exited(_) => Err(Error::internal(format!("{}: {}", what(), String::from_utf8_lossy(&output.stderr).trim()))),
         End::TimedOut => Err(Error::internal(format!("{}: not done in {} s", what(), PARSER_LIMIT.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profile_includes_what_the_distribution_has() {
+        let bare = profile(Path::new("/nonexistent"));
+        assert!(bare.starts_with("@{PROC}=/proc/\n\nprofile cri-containerd.apparmor.d flags=") && !bare.contains("#include"), "{bare}");
+        let dir = std::env::temp_dir().join(format!("cradle-spec-profile-{}", std::process::id()));
+        for (sub, file) in [("tunables", "global"), ("abstractions", "base")] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+            std::fs::write(dir.join(sub).join(file), "").unwrap();
+        }
+        let full = profile(&dir);
+        assert!(
+            full.starts_with("#include <tunables/global>\n") && full.contains("{\n  #include <abstractions/base>\n  network,"),
+            "{full}"
+        );
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

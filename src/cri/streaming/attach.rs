@@ -15,7 +15,7 @@ pub fn start(link: &Link, attach: &Attach) -> Result<Io> {
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
     let Streams { stdin, stdout, stderr, .. } = attach.streams;
     let stdin = stdin && config.stdin;
-    let dir = Fifos::make(cri, &new_id()?)?;
+    let dir = Fifos::make(cri.dirs.fifo(&new_id()?))?;
     let (out_path, out) = dir.reader("stdout", stdout)?;
     // A terminal's error output comes with its output.
     let (err_path, err) = dir.reader("stderr", stderr && !config.tty)?;

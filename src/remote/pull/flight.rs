@@ -1,6 +1,6 @@
 //! One pull from its reference to its image record. The order: documents, layers side by side, one sync, snapshots in order,
 //! the image record. Until that record nothing of it is visible; a lease keeps the collector away meanwhile.
-use super::{Names, Pulled, Request, Shared, documents, layers};
+use super::{Blobs, Names, Pulled, Request, Shared, documents, layers};
 use crate::core::image::Image;
 use crate::core::lease::{EXPIRE, PULL, Resource};
 use crate::core::metadata::time;
@@ -61,7 +61,12 @@ pub fn run(shared: Arc<Shared>, request: Request, session: Arc<Session>, snapsho
         warn!("pull of {name}: lease {} stays until it expires: {}", flight.lease, e.chain());
     }
     match &result {
-        Ok(pulled) => info!("image {name}: pulled, {}, {} ms", pulled.image.target.digest, begun.elapsed().as_millis()),
+        Ok(pulled) => {
+            info!("image {name}: pulled, {}, {} ms", pulled.image.target.digest, begun.elapsed().as_millis());
+            if flight.shared.limits.blobs == Blobs::Discard {
+                parts.collector.iter().for_each(|collector| collector.schedule());
+            }
+        }
         Err(e) => {
             info!("image {name}: not pulled after {} ms: {}", begun.elapsed().as_millis(), e.chain());
             if let Some(collector) = &parts.collector {
@@ -90,7 +95,7 @@ fn steps(flight: &Arc<Flight>) -> Result<Pulled> {
     };
     // Who pulls by digest has said that name already.
     names.dedup();
-    failpoint::reach("pull-before-names");
+    failpoint::reach("pull-before-commit");
     let stored = flight.shared.parts.images.upsert_all(flight.ns(), names.iter().cloned().map(record).collect())?;
     let image = stored.into_iter().next().ok_or_else(|| Error::internal(format!("image {reference}: not stored")))?;
     Ok(Pulled { image, id, names })

@@ -91,7 +91,7 @@ fn identity() -> Vec<Case> {
         create("unknown image", NotFound, "never/pulled", |_, c| {
             c.image.mut_or_insert_default().image = "127.0.0.1:1/never/pulled:1".into();
         }),
-        create("image that is no name", NotFound, "UPPER CASE", |_, c| c.image.mut_or_insert_default().image = "UPPER CASE".into()),
+        invalid("image that is no name", "UPPER CASE", |_, c| c.image.mut_or_insert_default().image = "UPPER CASE".into()),
         invalid("log path that leads up", "log_path", |_, c| c.log_path = "../../etc/cron.d/x".into()),
         invalid("absolute log path", "log_path", |_, c| c.log_path = "/etc/x.log".into()),
         invalid("variable without a name", "envs", |_, c| c.envs.push(KeyValue { value: "x".into(), ..Default::default() })),

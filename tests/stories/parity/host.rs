@@ -1,5 +1,5 @@
 //! Host: what a spec has from the node, and what cannot be compared where the node is another one than the reference's, which had
-//! cgroup v1 on x86-64, neither AppArmor nor SELinux, and could not lower OOM scores.
+//! cgroup v1 on x86-64, and neither AppArmor nor SELinux.
 use std::path::Path;
 
 /// Whether every field is compared.
@@ -20,10 +20,10 @@ pub fn comparable(field: &str) -> bool {
         && (!apparmor() || field != "process.apparmorProfile")
 }
 
-/// The daemon's own score, and the pod's that the reference's host did not allow, are 0 there.
+/// The daemon's own score, below which none is to be, is 0 there.
 pub fn oom_score(score: i64) -> i64 {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
-    if score == -998 || own.trim() == score.to_string() { 0 } else { score }
+    if own.trim() == score.to_string() { 0 } else { score }
 }
 
 fn cgroup_v1() -> bool {

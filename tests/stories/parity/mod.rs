@@ -29,6 +29,7 @@ fn config_json_is_as_containerd_writes_it() {
     let dir = scratch("parity");
     let mut d = Setup::new().config(&handlers(&dir)).prepare();
     let plan = Plan::read(&dir, &d.cgroup_parent);
+    of_the_reference(&d, &dir);
     d.start_again();
     let world = World { dir: dir.display().to_string(), d: &d };
     for (name, config) in plan.images() {
@@ -44,6 +45,14 @@ fn config_json_is_as_containerd_writes_it() {
     found.extend(compared("container", &reference("containers"), &containers));
     let complaints = table::complaints(&found, host::like_reference());
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+/// What the reference's own config had.
+fn of_the_reference(d: &Daemon, dir: &Path) {
+    let text = std::fs::read_to_string(d.path("config.toml")).unwrap();
+    let key = "netns_mounts_under_state_dir = true\n";
+    let keys = format!("{key}restrict_oom_score_adj = true\ncdi_spec_dirs = [\"{}/cdi\"]\n", dir.display());
+    std::fs::write(d.path("config.toml"), text.replacen(key, &keys, 1)).unwrap();
 }
 
 /// Handlers as the reference had them.
