@@ -1,6 +1,7 @@
 //! Image volumes: images shown read only to a pod's containers. Each image is mounted once a pod, below the pod's directory, until
 //! the pod stops; a record of it comes before the mount, so that what a crash leaves is found.
 use super::owners::Owners;
+use super::runtime::rootfs;
 use super::store::image::Image;
 use super::store::sandbox::{Sandbox, Snapshot};
 use super::{Cri, NAMESPACE, dirs};
@@ -12,12 +13,9 @@ use crate::sys::{fs, mount};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How the kubelet knows such an error.
 const FAILED: &str = "ImageVolumeMountFailed";
-/// For an image that was pulled for another snapshotter: it is unpacked before the kubelet gives the call up.
-const UNPACK: Duration = Duration::from_secs(110);
 /// The collector's mark of what it keeps: the pod's record knows of it and lets go of it.
 const ROOT_LABEL: &str = "containerd.io/gc.root";
 
@@ -81,7 +79,6 @@ fn inside(root: &Path, path: &str) -> std::io::Result<PathBuf> {
 
 fn mount_image(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image, root: &Path) -> Result<()> {
     let held = record(cri, sandbox, image)?;
-    cri.unpack(&Call::background(NAMESPACE).within(UNPACK), image, &held.snapshotter)?;
     let snapshotter = cri.ports.snapshotter(&held.snapshotter)?;
     let parent = image.chain_id.as_ref().map(|c| scoped(NAMESPACE, c));
     let owners = Owners::of(&sandbox.record.config, &**snapshotter);
@@ -89,9 +86,13 @@ fn mount_image(cri: &Cri, sandbox: &Arc<Sandbox>, image: &Image, root: &Path) ->
     labels.insert(ROOT_LABEL.into(), "image volume".into());
     let shown = if matches!(owners, Owners::GivenAway(_)) { Shown::Copy } else { Shown::View };
     let mounts = snapshot(&**snapshotter, &held.key, parent.as_deref(), (&labels, shown))?;
+    if let Owners::GivenAway(_) = owners {
+        // Elsewhere, so that what is mounted on `root` is always whole.
+        rootfs::with(&cri.dirs.peek(&format!("{}-volume", sandbox.id)), &mounts, |copy| owners.give(copy))?;
+    }
     dirs::make(root)?;
     mount::mount_all(&mounts, root).during(|| format!("mount {}", root.display()))?;
-    let finished = owners.give(root).and_then(|()| mount::read_only(root, mount::Depth::One).during(|| "make it read only"));
+    let finished = mount::read_only(root, mount::Depth::One).during(|| format!("make {} read only", root.display()));
     finished.inspect_err(|_| drop(mount::unmount_all(root, mount::UnmountFlags::DETACH)))
 }
 

@@ -182,14 +182,12 @@ fn labels_tell_the_directory_and_give_the_root_away() {
     assert_eq!(b.s.stat("a").unwrap().labels[UPPER_LABEL], upper.display().to_string());
     let owner = fs::metadata(upper).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (100_000, 200_000));
-    b.layer("one", None, |_| {});
-    let mounts = b.s.prepare("on", Some("one"), &labels).unwrap();
-    assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=5:1:1,0:200000:65536"]);
-    b.s.remove("on").unwrap();
-    b.s.remove("one").unwrap();
     let bad = Labels::from([(UID_LABEL.into(), "x".into())]);
     assert_eq!(b.s.prepare("b", None, &bad).unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(b.dirs().len(), 1);
+    b.layer("one", None, |_| {});
+    let mounts = b.s.prepare("on", Some("one"), &labels).unwrap();
+    assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=5:1:1,0:200000:65536"]);
 }
 
 #[test]
