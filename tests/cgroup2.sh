@@ -12,7 +12,7 @@ stories=(
     logs::stdin
     shim::a_killed_shim
     crash::pods_outlive
-    stats::statistics_are stats::every_metric
+    stats::statistics_are
     resources
 )
 built=$(cargo test "$@" --no-run 2>&1) || { echo "$built" >&2; exit 1; }

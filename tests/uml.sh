@@ -21,10 +21,12 @@ linux=$(command -v linux.uml) && command -v kmod >/dev/null || {
 
 target=$(readlink -f "${CARGO_TARGET_DIR:-$PWD/target}")
 job=$(mktemp -d "$target/uml-XXXXXX") || exit 1
-# The guest's memory is a file: on a tmpfs that has the room, else where the tests are built.
-memory=${MEM:-2G} limit=${LIMIT:-600}
+# The guest's memory is a file that it runs from: on a tmpfs that has the room and lets it, else where the tests are built.
+memory=${MEM:-2G} limit=${LIMIT:-600} home=$job
 room=$(df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)
-[ "${room:-0}" -ge "${memory%G}" ] && home=/dev/shm || home=$job
+if [ "${room:-0}" -ge "${memory%G}" ] && ! grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/self/mounts; then
+    home=/dev/shm
+fi
 # Not only where the processor needs it: so that it is tried everywhere.
 ${CC:-cc} -O2 -shared -fPIC -o "$job/xstate.so" tests/tools/uml_xstate.c || exit 1
 guest=

@@ -58,13 +58,15 @@ fn pull(client: &Client, image: &str) -> Result<()> {
     let request = PullImageRequest { image: spec(image), ..PullImageRequest::default() };
     let mut progress = Progress::new();
     let content = client.in_namespace(cri::NAMESPACE);
-    let watch = || {
+    let mut watch = || {
         // A daemon that does not tell how far it is pulls all the same.
         if let Ok(answer) = content.call(&content_methods::LIST_STATUSES, &ListStatusesRequest::default(), LOOK) {
             progress.look(&answer.statuses);
         }
     };
-    let answer = client.call_while(&images::PULL_IMAGE, &request, PULL_LIMIT, (TICK * 4, watch));
+    let answer = client.call_while(&images::PULL_IMAGE, &request, PULL_LIMIT, (TICK * 4, &mut watch));
+    // What has come since the last look is told too.
+    watch();
     progress.end(image, answer.as_ref().map(|a| a.image_ref.as_str()).map_err(drop));
     answer.map(drop)
 }

@@ -65,7 +65,7 @@ impl Rates {
 fn rate(from: i64, to: i64, usage: u64) -> u64 {
     // A container whose start and first look fall together: no span, no rate.
     let span = u128::try_from(i128::from(to) - i128::from(from)).unwrap_or_default();
-    if span == 0 { 0 } else { u64::try_from(u128::from(usage) * 1_000_000_000 / span).unwrap_or(u64::MAX) }
+    (u128::from(usage) * 1_000_000_000).checked_div(span).map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

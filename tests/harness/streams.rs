@@ -324,6 +324,11 @@ impl Remote {
             }
         }
     }
+    /// How long a WebSocket client waits for the next message.
+    pub fn patience(&self, limit: Duration) {
+        let Remote::Channels { tcp, .. } = self else { panic!("half a SPDY frame would be lost") };
+        tcp.set_read_timeout(Some(limit)).unwrap();
+    }
     pub fn said(&self) -> Said {
         match self {
             Remote::Spdy { spdy, stdout, stderr, error, .. } => {

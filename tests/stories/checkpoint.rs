@@ -158,3 +158,25 @@ fn the_real_criu_saves_a_container_where_it_can() {
     let seen = main.log().len();
     crate::harness::wait_until("the container to run on", SOON, || main.log().len() > seen);
 }
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_daemon_that_dies_meanwhile_leaves_nothing_frozen() {
+    let mut d = daemon("criu");
+    d.env = vec![("CRADLE_FAILPOINT".into(), "checkpoint-while-frozen".into())];
+    d.start_again();
+    let image = d.busybox();
+    let pod = d.pod("frozen", "saves");
+    let main = pod.shell("main", &image, "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done");
+    main.logged("3", SOON);
+    let (id, log) = (main.id.clone(), main.log_file.clone());
+    assert!(checkpoint(&d, &id, &d.path("cut-off.tar"), 30).is_err());
+    d.wait_end(SOON);
+    d.env.clear();
+    d.start_again();
+    let main = d.container(&id, log);
+    let seen = main.log().len();
+    crate::harness::wait_until("the container to run on", SOON, || main.log().len() > seen);
+    assert_eq!(main.says("echo ok"), "ok");
+    assert!(!d.path("cut-off.tar").exists() && !d.path("root/io.containerd.grpc.v1.cri/containers").join(&id).join("checkpoint").exists());
+}

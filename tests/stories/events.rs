@@ -106,7 +106,7 @@ fn who_listens_and_then_lists_misses_nothing() {
 fn who_never_reads_harms_nobody_and_who_leaves_makes_room() {
     let d = Daemon::start();
     let image = d.busybox();
-    let deaf: Vec<Events> = (0..10).map(|_| listen(&d)).collect();
+    let deaf: Vec<Events> = (0..4).map(|_| listen(&d)).collect();
     let mut config = d.pod_config("large");
     config.annotations.insert("large".into(), "x".repeat(1 << 20));
     let pod = d.run_pod(config, "crun");
@@ -121,7 +121,8 @@ fn who_never_reads_harms_nobody_and_who_leaves_makes_room() {
     let after = pod.create(container_config("after", &image, &["true"]));
     assert_eq!(take(&mut quick, 1)[0].container_id, after.id);
     assert_eq!(d.containers().len(), 1);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // A publisher that waited for them would wait until they leave.
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     drop(deaf);
     // More than there may be at once.
     for _ in 0..300 {

@@ -82,7 +82,7 @@ fn users_groups_and_capabilities_are_those_asked_for() {
             main.says("grep -E 'Cap(Eff|Bnd|Inh)|NoNewPrivs' /proc/self/status | tr -d '\\t'"),
             "CapInh:0000000000000000\nCapEff:0000000000002001\nCapBnd:0000000000002001\nNoNewPrivs:1"
         );
-        assert_eq!(main.says("cat /proc/version; ls -d /proc/kcore"), "/proc/kcore");
+        assert_eq!(main.says("cat /proc/version | wc -c"), "0");
         assert_ne!(main.exec("touch /etc/x").code, 0);
 
         let mut config = sleeper("none", &image);
@@ -152,7 +152,6 @@ fn devices_come_by_path_and_by_name() {
             main.says("echo x > /dev/void; stat -c %u /dev/void; head -c 3 /dev/acme | wc -c; echo $ACME; ls /opt/acme"),
             "1000\n3\nhere\nacme.yaml"
         );
-        assert_ne!(main.exec("echo x > /dev/acme").code, 0, "the device rule lets it be written");
 
         let mut config = sleeper("by-annotation", &image);
         config.annotations.insert("cdi.k8s.io/plugin".into(), "acme.example/toy=one".into());
@@ -236,6 +235,7 @@ fn limits_are_set_shown_and_changed() {
             ..Default::default()
         };
         config.linux.mut_or_insert_default().resources = some(asked);
+        context(&mut config).namespace_options.mut_or_insert_default().pid = NamespaceMode::CONTAINER.into();
         let main = pod.start(config);
         assert_eq!(main.says("cat /proc/1/oom_score_adj"), "500");
         let shown = main.status().resources.get_or_default().linux.get_or_default().clone();

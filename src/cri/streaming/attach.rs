@@ -35,6 +35,9 @@ pub fn start(link: &Link, attach: &Attach) -> Result<Io> {
     // Both sides have opened the FIFOs: their names have done their duty.
     drop(dir);
     let process = Process { pool: link.pool.clone(), task, hold, dir: Fifos::default() };
-    process.watch(link)?;
+    if out.is_none() && err.is_none() {
+        // Else the outputs' ends tell it, and cost nothing that stays with the container.
+        process.watch(link)?;
+    }
     Ok(Io { stdin: input, stdout: out, stderr: err, process })
 }

@@ -100,7 +100,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.close_stdin();
         let Hold::Exec { id, tty } = &self.hold else { return };
-        let (pool, task, id, dir, tty) = (self.pool.clone(), self.task.clone(), id.clone(), self.dir.take(), *tty);
+        let (pool, task, id, dir, tty) = (self.pool.clone(), self.task.clone(), id.clone(), self.dir.keep(), *tty);
         self.pool.run(move || {
             let over = task.wait(Some(&id)).map_or(true, |exit| exit.try_recv().is_ok());
             if tty && !over {
@@ -111,7 +111,7 @@ impl Drop for Process {
                 if let Err(e) = again.delete_exec(&call(), &name) {
                     debug!("delete exec {name}: {}", e.chain());
                 }
-                drop(dir);
+                remove(&dir);
             };
             let watched = task.on_exit(Some(&id), move |_| pool.run(delete));
             if let Err(e) = watched {
@@ -131,8 +131,9 @@ impl Fifos {
         std::fs::create_dir_all(&dir).during(|| format!("create {}", dir.display()))?;
         Ok(Fifos(Some(dir)))
     }
-    fn take(&mut self) -> Fifos {
-        Fifos(self.0.take())
+    /// It stays until it is removed by hand: where that is not to be, a daemon that comes back finds its command by it.
+    fn keep(&mut self) -> PathBuf {
+        self.0.take().unwrap_or_default()
     }
     /// A FIFO in it.
     pub fn fifo(&self, name: &str) -> Result<PathBuf> {
@@ -152,11 +153,15 @@ impl Fifos {
 
 impl Drop for Fifos {
     fn drop(&mut self) {
-        if let Some(dir) = &self.0
-            && let Err(e) = std::fs::remove_dir_all(dir)
-        {
-            warn!("remove {}: {e}", dir.display());
+        if let Some(dir) = &self.0 {
+            remove(dir);
         }
+    }
+}
+
+fn remove(dir: &Path) {
+    if let Err(e) = std::fs::remove_dir_all(dir) {
+        warn!("remove {}: {e}", dir.display());
     }
 }
 
@@ -174,26 +179,22 @@ pub fn running(cri: &Cri, id: &str) -> Result<Arc<Container>> {
     }
 }
 
-/// Go's shim demands a file.
-fn or_null(path: String) -> String {
-    if path.is_empty() { "/dev/null".into() } else { path }
-}
-
 /// Runs the command. A reader is there before each writer, so no byte is lost and no end is missed.
 pub fn start(link: &Link, exec: &Exec) -> Result<Io> {
     let cri = &link.cri;
     let container = running(cri, &exec.container)?;
     let task = cri.ports.tasks.get(NAMESPACE, &container.id)?;
-    let Streams { stdin, stdout, stderr, tty } = exec.streams;
+    let Streams { stdin, tty, .. } = exec.streams;
     let id = new_id()?;
     let dir = Fifos::make(cri.dirs.command(&container.id, &id))?;
-    let (out_path, out) = dir.reader("stdout", stdout)?;
-    let (err_path, err) = dir.reader("stderr", stderr)?;
+    // Also output that the client does not want is read: Go's shim cannot do without.
+    let (out_path, out) = dir.reader("stdout", true)?;
+    let (err_path, err) = dir.reader("stderr", !tty)?;
     let in_path = if stdin { Some(dir.fifo("stdin")?) } else { None };
     let stdio = Stdio {
         stdin: in_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
-        stdout: or_null(out_path),
-        stderr: if tty { String::new() } else { or_null(err_path) },
+        stdout: out_path,
+        stderr: err_path,
         terminal: tty,
     };
     let process = exec_process(cri, &container.id, &exec.cmd, tty)?;

@@ -144,7 +144,7 @@ impl Forwarding {
         match (copied, pair.data) {
             (Ok((input, output)), Some(data)) => {
                 pair.inlet.connect(input);
-                pair.stage = Stage::Open { outlet: Outlet::new(output, data), ending: None };
+                pair.stage = Stage::Open { outlet: Outlet::new(output, Some(data)), ending: None };
             }
             (Ok(_), None) => pair.stage = Stage::Closed,
             (Err(e), _) => pair.fail(&e, &self.sandbox, wire),

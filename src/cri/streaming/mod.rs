@@ -7,7 +7,7 @@
 //! ```text
 //! client ── Socket (tcp, tls) ── Wire (spdy, websocket: no I/O) ── session (remote, forward) ── pipes ── FIFOs, pod's socket
 //! ```
-//! Memory a connection is bounded: each direction of a stream stops reading its source once some 32 KiB wait. A client that is
+//! Memory a connection is bounded: each direction of a stream stops reading its source once some 32 or 64 KiB wait. A client that is
 //! gone takes everything along: descriptors, the command's stdin, and a terminal's command gets SIGHUP.
 mod attach;
 mod connection;

@@ -7,8 +7,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread, read, write};
 use std::os::fd::OwnedFd;
 
-/// From here on no more is read for a place where bytes wait. The next piece still fits: at most 16 KiB over TCP, or one message.
+/// From here on no more is read for a client for whom bytes wait. The next piece still fits, as below.
 pub const FULL: usize = 32 << 10;
+/// With more than this waiting for a process, its client is not read from. One that heeds its stream's window of 64 KiB never
+/// comes so far, so none of its streams holds back another. The next piece fits: 16 KiB, or one message.
+const INPUT_FULL: usize = 64 << 10;
 
 /// From a client to a descriptor.
 pub struct Inlet {
@@ -76,7 +79,7 @@ impl Inlet {
     }
     /// Whether no more should be read for it.
     pub fn full(&self) -> bool {
-        self.pending.len() >= FULL
+        self.pending.len() > INPUT_FULL
     }
     /// Writes what the descriptor takes. Once all is written that will come, it is for the caller to close.
     pub fn flush(&mut self) -> Flushed {
@@ -110,7 +113,8 @@ impl Inlet {
 /// From a descriptor to a client.
 pub struct Outlet {
     fd: Option<Watched<OwnedFd>>,
-    stream: u32,
+    /// None: nobody wants it.
+    stream: Option<u32>,
     wanted: Wanted,
 }
 
@@ -136,14 +140,18 @@ pub enum Pumped {
 }
 
 impl Outlet {
-    /// Bytes of `fd` go to `stream`.
-    pub fn new(fd: OwnedFd, stream: u32) -> Outlet {
+    /// Bytes of `fd` go to `stream`; without one they are dropped.
+    pub fn new(fd: OwnedFd, stream: Option<u32>) -> Outlet {
         Outlet { fd: Some(Watched::new(fd)), stream, wanted: Wanted::Yes }
     }
     /// Reads once and sends it.
     pub fn pump(&mut self, wire: &mut dyn Wire, buffer: &mut [u8]) -> Pumped {
         let Some(watched) = &self.fd else { return Pumped::Nothing };
-        let room = if wire.output().len() >= FULL { 0 } else { wire.room(self.stream).min(buffer.len()) };
+        let room = match self.stream {
+            None => buffer.len(),
+            Some(_) if wire.output().len() >= FULL => 0,
+            Some(stream) => wire.room(stream).min(buffer.len()),
+        };
         self.wanted = Wanted::Yes;
         if room == 0 {
             let waiting = ioctl_fionread(&watched.fd).unwrap_or(0);
@@ -157,7 +165,9 @@ impl Outlet {
         }
         match read(&watched.fd, &mut buffer[..room]) {
             Ok(n) if n > 0 => {
-                wire.send(self.stream, &buffer[..n]);
+                if let Some(stream) = self.stream {
+                    wire.send(stream, &buffer[..n]);
+                }
                 Pumped::Some
             }
             Err(Errno::AGAIN | Errno::INTR) => Pumped::Nothing,
@@ -168,7 +178,7 @@ impl Outlet {
         }
     }
     /// Where it goes.
-    pub fn stream(&self) -> u32 {
+    pub fn stream(&self) -> Option<u32> {
         self.stream
     }
     /// Whether nothing more will come.
@@ -234,7 +244,7 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         set_nonblocking(&reader).unwrap();
         write(&writer, b"hello").unwrap();
-        let (mut outlet, mut wire, mut buffer) = (Outlet::new(reader, 1), Room(3, vec![]), [0; 64]);
+        let (mut outlet, mut wire, mut buffer) = (Outlet::new(reader, Some(1)), Room(3, vec![]), [0; 64]);
         assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.held()), (Pumped::Some, false));
         assert_eq!((outlet.pump(&mut wire, &mut buffer), outlet.held()), (Pumped::Nothing, true));
         wire.0 = 2;
@@ -251,7 +261,7 @@ mod tests {
         write(&writer, b"x").unwrap();
         let mut wire = crate::cri::streaming::websocket::Channels::new(Version::V4, Codec::Binary, 5);
         wire.output().resize(FULL, 0);
-        let mut outlet = Outlet::new(reader, 1);
+        let mut outlet = Outlet::new(reader, Some(1));
         assert_eq!((outlet.pump(&mut wire, &mut [0; 64]), outlet.held()), (Pumped::Nothing, true));
     }
 
@@ -260,17 +270,23 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         set_nonblocking(&writer).unwrap();
         let mut inlet = Inlet::new();
-        inlet.put(&[b'x'; FULL]);
+        inlet.put(&[b'x'; INPUT_FULL]);
+        assert!(!inlet.full());
+        inlet.put(b"y");
         inlet.end();
         assert!(inlet.full() && !inlet.flush().finished, "there is no descriptor yet");
         inlet.connect(writer);
-        let flushed = inlet.flush();
-        assert!(flushed.bytes == FULL && flushed.finished && !inlet.full());
+        let first = inlet.flush();
+        assert!(!first.finished && !inlet.full());
+        let mut got = vec![0; INPUT_FULL + 2];
+        let mut had = read(&reader, &mut got).unwrap();
+        let second = inlet.flush();
+        assert!(second.finished && first.bytes + second.bytes == INPUT_FULL + 1);
+        had += read(&reader, &mut got).unwrap();
+        assert_eq!(had, INPUT_FULL + 1);
         inlet.close();
         inlet.put(b"more");
         assert!(inlet.useless() && !inlet.full());
-        let mut got = vec![0; FULL + 1];
-        assert_eq!(read(&reader, &mut got).unwrap(), FULL);
         assert_eq!(read(&reader, &mut got).unwrap(), 0);
     }
 

@@ -148,7 +148,7 @@ impl Remote {
             None => self.inlet.close(),
         }
         for (fd, stream) in [(stdout, self.roles.stdout), (stderr, self.roles.stderr)] {
-            self.outlets.extend(fd.zip(stream).map(|(fd, stream)| Outlet::new(fd, stream)));
+            self.outlets.extend(fd.map(|fd| Outlet::new(fd, stream)));
         }
         let early = match self.stage {
             Stage::Starting { exit } => exit,
@@ -241,7 +241,7 @@ impl Session for Remote {
             Event::Ended { stream } | Event::Reset { stream } if Some(stream) == self.roles.stdin => self.inlet.end(),
             Event::Reset { stream } => {
                 // Output that nobody wants any more: the process need not wait for it.
-                self.outlets.iter_mut().filter(|o| o.stream() == stream).for_each(Outlet::close);
+                self.outlets.iter_mut().filter(|o| o.stream() == Some(stream)).for_each(Outlet::close);
             }
             Event::Ended { .. } | Event::Left => {}
         }

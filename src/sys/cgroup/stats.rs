@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(new.io, old.io);
         assert_eq!(new.io, [Device { major: 8, minor: 0, read_bytes: 1, write_bytes: 2, reads: 3, writes: 4 }]);
         let huge = Hugetlb { size: "2MB".into(), usage: 2_097_152, max: 0, failures: 0 };
-        assert_eq!(new.hugetlb, [huge.clone()]);
+        assert_eq!(new.hugetlb, std::slice::from_ref(&huge));
         assert_eq!(old.hugetlb, [Hugetlb { max: 4_194_304, failures: 1, ..huge }]);
     }
 

@@ -33,6 +33,8 @@ fn ids_that_name_nothing() {
     by_id!(cases, &rt::STOP_POD_SANDBOX, StopPodSandboxRequest, pod_sandbox_id, Unknown::Fine);
     by_id!(cases, &rt::REMOVE_POD_SANDBOX, RemovePodSandboxRequest, pod_sandbox_id, Unknown::Fine);
     by_id!(cases, &rt::POD_SANDBOX_STATUS, PodSandboxStatusRequest, pod_sandbox_id, Unknown::Refused);
+    by_id!(cases, &rt::UPDATE_POD_SANDBOX_RESOURCES, UpdatePodSandboxResourcesRequest, pod_sandbox_id, Unknown::Refused);
+    by_id!(cases, &rt::CHECKPOINT_CONTAINER, CheckpointContainerRequest, container_id, Unknown::Refused);
     by_id!(cases, &rt::START_CONTAINER, StartContainerRequest, container_id, Unknown::Refused);
     by_id!(cases, &rt::STOP_CONTAINER, StopContainerRequest, container_id, Unknown::Fine);
     by_id!(cases, &rt::REMOVE_CONTAINER, RemoveContainerRequest, container_id, Unknown::Fine);
@@ -54,7 +56,32 @@ fn not_now() -> Vec<Case> {
         some(limits)
     };
     let resources = &rt::UPDATE_CONTAINER_RESOURCES;
+    let of_pod = |id: &str, resources, overhead| UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: id.into(),
+        resources,
+        overhead,
+        ..Default::default()
+    };
+    let archive = |id: &str, location: &str, timeout| CheckpointContainerRequest {
+        container_id: id.into(),
+        location: location.into(),
+        timeout,
+        ..Default::default()
+    };
+    let (pod, check) = (&rt::UPDATE_POD_SANDBOX_RESOURCES, &rt::CHECKPOINT_CONTAINER);
     vec![
+        bad((pod, "negative shares"), InvalidArgument, "cpu_shares", move |w| {
+            of_pod(&w.pod.id, limits(|l| l.cpu_shares = -1), None.into())
+        }),
+        bad((pod, "negative overhead"), InvalidArgument, "memory_limit_in_bytes", move |w| {
+            of_pod(&w.pod.id, None.into(), limits(|l| l.memory_limit_in_bytes = -7))
+        }),
+        bad((pod, "a container's ID"), NotFound, "sandbox", move |w| of_pod(&w.running.id, limits(|_| {}), None.into())),
+        bad((check, "relative location"), InvalidArgument, "location", move |w| archive(&w.running.id, "x.tar", 0)),
+        bad((check, "location that leads up"), InvalidArgument, "location", move |w| archive(&w.running.id, "/run/../x.tar", 0)),
+        bad((check, "no such directory"), FailedPrecondition, "location", move |w| archive(&w.running.id, "/no/such/x.tar", 0)),
+        bad((check, "negative timeout"), InvalidArgument, "timeout", move |w| archive(&w.running.id, "/run/x.tar", -1)),
+        bad((check, "an ended container"), FailedPrecondition, "does not run", move |w| archive(&w.ended.id, "/run/x.tar", 0)),
         bad((start, "a running container"), FailedPrecondition, "started already", |w| StartContainerRequest {
             container_id: w.running.id.clone(),
             ..Default::default()

@@ -293,5 +293,4 @@ fn user_namespace_maps_and_joins() {
     assert!(spec.mounts.iter().all(|m| m.uid_mappings.is_empty()), "the pod's files have its owners on disk");
 }
 
-#[path = "run_test.rs"]
 mod run;
