@@ -4,7 +4,9 @@
 # Runs what depends on the kernel's cgroups and security modules in a user-mode Linux: on pure cgroup v2, with AppArmor. The
 # tests must have been built with the same flags.
 set -eu
-units=(sys::cgroup shim::tests core::runtime)
+# Not those that are about how fast something is: the guest is slow.
+units=(sys::cgroup shim::tests::want_of_memory shim::tests::pods_share shim::tests::what_a_killed core::runtime::tests::a_container
+    core::runtime::tests::a_failed)
 stories=(
     cgroup2 apparmor
     pod::a_pod_lives pod::what_is_asked_for
