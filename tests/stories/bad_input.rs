@@ -30,13 +30,16 @@ pub struct World<'a> {
     pub beside: Container<'a>,
 }
 
+/// Sends a request, and says how that went.
+type Ask = Box<dyn Fn(&World<'_>) -> Result<()>>;
+
 /// A bad request.
 pub struct Case {
     call: &'static str,
     what: &'static str,
     kind: Kind,
     says: &'static str,
-    ask: Box<dyn Fn(&World<'_>) -> Result<()>>,
+    ask: Ask,
 }
 
 /// A line of a table: which call, what is wrong, the code, what the message must say, the request.

@@ -113,16 +113,15 @@ fn with_processes_and_queues_of_the_node() {
     let d = Daemon::start();
     let image = image(&d);
     // Not with runc 1.1, whose first stage dies of a user namespace that it joins without a PID namespace; no kubelet asks for it.
-    for handler in ["crun"] {
-        let of_node =
-            NamespaceOption { pid: NamespaceMode::NODE.into(), ipc: NamespaceMode::NODE.into(), ..options(NamespaceMode::POD, &mapping()) };
-        let config_of_pod = pod_config(&d, "node", of_node);
-        let pod = d.run_pod(config_of_pod.clone(), handler);
-        let main = pod.start(config(&config_of_pod, "main", &image));
-        assert_eq!(main.says("cat /proc/1/comm"), std::fs::read_to_string("/proc/1/comm").unwrap().trim(), "{handler}");
-        assert_eq!(main.exec("ls /dev/mqueue").code == 0, std::path::Path::new("/dev/mqueue").exists(), "{handler}");
-        pod.remove();
-    }
+    let handler = "crun";
+    let of_node =
+        NamespaceOption { pid: NamespaceMode::NODE.into(), ipc: NamespaceMode::NODE.into(), ..options(NamespaceMode::POD, &mapping()) };
+    let config_of_pod = pod_config(&d, "node", of_node);
+    let pod = d.run_pod(config_of_pod.clone(), handler);
+    let main = pod.start(config(&config_of_pod, "main", &image));
+    assert_eq!(main.says("cat /proc/1/comm"), std::fs::read_to_string("/proc/1/comm").unwrap().trim(), "{handler}");
+    assert_eq!(main.exec("ls /dev/mqueue").code == 0, std::path::Path::new("/dev/mqueue").exists(), "{handler}");
+    pod.remove();
 }
 
 #[test]

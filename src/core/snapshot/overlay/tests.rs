@@ -184,7 +184,7 @@ fn labels_tell_the_directory_and_give_the_root_away() {
     assert_eq!((owner.uid(), owner.gid()), (100_000, 200_000));
     let bad = Labels::from([(UID_LABEL.into(), "x".into())]);
     assert_eq!(b.s.prepare("b", None, &bad).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    assert_eq!(b.dirs().len(), 1);
+    b.wait_for_dirs(1);
     b.layer("one", None, |_| {});
     let mounts = b.s.prepare("on", Some("one"), &labels).unwrap();
     assert_eq!(mounts[0].options[..2], ["uidmap=0:100000:65536", "gidmap=5:1:1,0:200000:65536"]);
