@@ -4,16 +4,16 @@
 # Runs what depends on the kernel's cgroups and security modules in a user-mode Linux: on pure cgroup v2, with AppArmor. The
 # tests must have been built with the same flags.
 set -eu
-# Not those that are about how fast something is: the guest is slow.
 units=(sys::cgroup shim::tests::want_of_memory shim::tests::pods_share shim::tests::what_a_killed core::runtime::tests::a_container
     core::runtime::tests::a_failed)
+# Not those that are about how fast something is: the guest is slow.
 stories=(
     cgroup2 apparmor
     pod::a_pod_lives pod::what_is_asked_for
     exec::a_timeout exec::errors_name
     logs::stdin
     shim::a_killed_shim
-    crash::pods_outlive
+    crash::a_restart_in_order
     stats::statistics_are
     resources
 )
