@@ -2,7 +2,6 @@
 //! beside the container, so that the log goes on while the daemon is down. A renamed log file is noticed before each write.
 use super::log::{Format, Log, Stream};
 use crate::error::{Context, Result};
-use crate::sys::fifo::{self, End};
 use crate::sys::inherit;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
@@ -18,15 +17,13 @@ const PLACES: (i32, i32, i32) = (3, 4, 5);
 pub struct Wish {
     path: PathBuf,
     max_line: usize,
-    stdin: Option<PathBuf>,
 }
 
 /// Key and value pairs, in any order; none unless they name a log.
 pub fn wish(words: impl Iterator<Item = String>) -> Option<Wish> {
     let words: Vec<String> = words.collect();
     let value = |key: &str| words.chunks(2).find(|pair| pair[0] == key).and_then(|pair| pair.get(1));
-    let max_line = value("max_line").and_then(|v| v.parse().ok()).unwrap_or(16384);
-    Some(Wish { path: value("cri-log")?.into(), max_line, stdin: value("stdin").map(PathBuf::from) })
+    Some(Wish { path: value("cri-log")?.into(), max_line: value("max_line").and_then(|v| v.parse().ok()).unwrap_or(16384) })
 }
 
 /// Writes until both streams have ended.
@@ -43,9 +40,6 @@ pub fn run(wish: &Wish) -> ExitCode {
 fn write(wish: &Wish) -> Result<()> {
     let take = |place| inherit::take(place).map(File::from).during(|| format!("descriptor {place} is not open: this is started by shims"));
     let mut streams = [(Stream::Stdout, Some(take(PLACES.0)?)), (Stream::Stderr, Some(take(PLACES.1)?))];
-    // Go's shim waits in Create until somebody may write to the container's input, which ends with its last writer.
-    let open = |path: &PathBuf| fifo::open(path, End::Kept).during(|| format!("open {}", path.display()));
-    let _input = wish.stdin.as_ref().map(open).transpose()?;
     let mut log = Log::open(&wish.path, Format::Cri(wish.max_line))?;
     drop(take(PLACES.2)?);
     let mut buffer = vec![0u8; 32 << 10];

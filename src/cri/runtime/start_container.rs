@@ -92,20 +92,19 @@ fn stdio(cri: &Cri, container: &Container, runtime: &Runtime) -> Result<Stdio> {
     let config = &container.record.config;
     // Another shim does not know our log writer, but starts it as a program beside the container.
     let foreign = if runtime::is_own(runtime) { None } else { Some(cri.ports.tasks.own_shim()?) };
-    // And that program holds the input open, which such a shim waits for: without a log there is none.
-    let fed = config.stdin && (foreign.is_none() || container.record.log_path.is_some());
-    let stdin = if fed { cri.stdin_fifo(&container.id)? } else { String::new() };
     let log = container.record.log_path.as_ref().map(|path| {
         let max = cri.runtime.max_container_log_line_size;
-        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         match &foreign {
             None => format!("cri-log://{}?max_line={max}", path.display()),
-            Some(logger) => {
-                let input = if stdin.is_empty() { String::new() } else { format!("&stdin={}", encoded(&stdin)) };
-                format!("binary://{}?cri-log={}&max_line={max}{input}", logger.display(), encoded(&path.display().to_string()))
-            }
+            Some(logger) => format!(
+                "binary://{}?cri-log={}&max_line={max}",
+                logger.display(),
+                utf8_percent_encode(&path.display().to_string(), NON_ALPHANUMERIC)
+            ),
         }
     });
+    // Beside a logging program Go's shim gives no input to the process, but would wait for a reader of the FIFO for ever.
+    let stdin = if config.stdin && foreign.is_none() { cri.stdin_fifo(&container.id)? } else { String::new() };
     let stdout = log.unwrap_or_default();
     let stderr = if config.tty { String::new() } else { stdout.clone() };
     Ok(Stdio { stdin, stdout, stderr, terminal: config.tty })
