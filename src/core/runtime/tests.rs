@@ -332,12 +332,14 @@ fn the_built_in_pause_runs_without_an_image() {
 
 #[test]
 fn a_failed_create_leaves_nothing() {
+    // Without a mount namespace the runtime would make our own mounts private.
     let Some(program) = shim_program() else { return };
     let node = Node::new(program);
     let daemon = node.daemon();
     let create = Create {
         id: "bad".into(),
-        spec: br#"{"ociVersion":"1.0.2","process":{"args":["/no"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{}}"#.to_vec(),
+        spec: br#"{"ociVersion":"1.0.2","process":{"args":["/no"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"mount"}]}}"#
+            .to_vec(),
         runtime: Runtime { path: Some(node.program.clone()), ..Runtime::default() },
         ..Create::default()
     };
