@@ -81,15 +81,20 @@ fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
     let mut open = [true, true];
     let mut buffer = vec![0u8; 32 << 10];
     while open.contains(&true) {
-        let told = {
+        let (told, ready) = {
             let mut fds = vec![PollFd::from_borrowed_fd(enough.as_fd(), PollFlags::IN)];
             for (stream, open) in streams.iter().zip(open) {
                 fds.push(PollFd::from_borrowed_fd(stream.as_fd(), if open { PollFlags::IN } else { PollFlags::empty() }));
             }
             let _ = poll(&mut fds, None);
-            !fds[0].revents().is_empty()
+            let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            (ready(&fds[0]), [ready(&fds[1]), ready(&fds[2])])
         };
         for i in 0..2 {
+            // Only where something is: a FIFO that nobody has opened for writing yet reads as one that has ended.
+            if !ready[i] && !told {
+                continue;
+            }
             let room = CAP - texts[1 - i].len();
             open[i] = open[i] && drain(&mut streams[i], &mut buffer, &mut texts[i], room);
         }
@@ -110,5 +115,24 @@ fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>, room: usize) 
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return e.kind() == ErrorKind::WouldBlock,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_stream_whose_writer_comes_later_has_not_ended() {
+        let dir = crate::sys::fs::Scratch::new("late-writer");
+        let pool = Pool::new("late", 2).unwrap();
+        let collector = Collector::open(&dir.dir("fifos"), &pool).unwrap();
+        let write = |path: String, text: &str| File::options().write(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+        write(collector.stdout(), "out");
+        std::thread::sleep(Duration::from_millis(50));
+        write(collector.stderr(), "err");
+        let output = collector.finish(Duration::from_secs(10)).unwrap();
+        assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out"[..], &b"err"[..]));
     }
 }

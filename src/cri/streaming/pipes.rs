@@ -171,6 +171,8 @@ impl Outlet {
                 Pumped::Some
             }
             Err(Errno::AGAIN | Errno::INTR) => Pumped::Nothing,
+            // A FIFO that nobody has opened for writing yet reads as one that has ended.
+            Ok(0) if !hung_up(&watched.fd) => Pumped::Nothing,
             _ => {
                 self.fd = None;
                 Pumped::End
