@@ -1,12 +1,10 @@
 //! Output of a command: two FIFOs read by one pool job into bounded memory; what is over the bound is read and dropped, so that
 //! the command never blocks.
 use crate::error::{Context, Error, Result};
-use crate::sys::fifo;
+use crate::sys::fifo::{self, Found};
 use crate::thread::Pool;
 use crossbeam_channel::{Receiver, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,10 +59,10 @@ impl Collector {
     fn stop(&self) {
         let _ = rustix::io::write(&*self.enough, &1u64.to_ne_bytes());
     }
-    fn fifo(&self, name: &str) -> Result<File> {
+    fn fifo(&self, name: &str) -> Result<OwnedFd> {
         let path = self.dir.join(name);
         fifo::make(&path).during(|| format!("create FIFO {}", path.display()))?;
-        fifo::open(&path, fifo::End::Read).map(File::from).during(|| format!("open FIFO {}", path.display()))
+        fifo::open(&path, fifo::End::Read).during(|| format!("open FIFO {}", path.display()))
     }
 }
 
@@ -76,27 +74,21 @@ impl Drop for Collector {
 }
 
 /// Reads both streams to their ends, or until told that it is enough.
-fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
+fn read_all(streams: [OwnedFd; 2], enough: &OwnedFd) -> Output {
+    let mut streams = streams.map(Some);
     let mut texts = [Vec::new(), Vec::new()];
-    let mut open = [true, true];
     let mut buffer = vec![0u8; 32 << 10];
-    while open.contains(&true) {
-        let (told, ready) = {
+    while streams.iter().any(Option::is_some) {
+        let told = {
             let mut fds = vec![PollFd::from_borrowed_fd(enough.as_fd(), PollFlags::IN)];
-            for (stream, open) in streams.iter().zip(open) {
-                fds.push(PollFd::from_borrowed_fd(stream.as_fd(), if open { PollFlags::IN } else { PollFlags::empty() }));
-            }
+            // Not one that has ended: whatever is asked of it, poll tells at once that its writers are gone.
+            fds.extend(streams.iter().flatten().map(|s| PollFd::from_borrowed_fd(s.as_fd(), PollFlags::IN)));
             let _ = poll(&mut fds, None);
-            let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-            (ready(&fds[0]), [ready(&fds[1]), ready(&fds[2])])
+            !fds[0].revents().is_empty()
         };
         for i in 0..2 {
-            // Only where something is: a FIFO that nobody has opened for writing yet reads as one that has ended.
-            if !ready[i] && !told {
-                continue;
-            }
             let room = CAP - texts[1 - i].len();
-            open[i] = open[i] && drain(&mut streams[i], &mut buffer, &mut texts[i], room);
+            streams[i] = streams[i].take().filter(|s| drain(s, &mut buffer, &mut texts[i], room));
         }
         if told {
             break;
@@ -107,13 +99,12 @@ fn read_all(mut streams: [File; 2], enough: &OwnedFd) -> Output {
 }
 
 /// Reads what is there; `false` at the end of the stream.
-fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>, room: usize) -> bool {
+fn drain(stream: &OwnedFd, buffer: &mut [u8], text: &mut Vec<u8>, room: usize) -> bool {
     loop {
-        match stream.read(buffer) {
-            Ok(0) => return false,
-            Ok(n) => text.extend_from_slice(&buffer[..n.min(room - text.len())]),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return e.kind() == ErrorKind::WouldBlock,
+        match fifo::read(stream, buffer) {
+            Found::Bytes(n) => text.extend_from_slice(&buffer[..n.min(room - text.len())]),
+            Found::Nothing => return true,
+            Found::End => return false,
         }
     }
 }
@@ -121,6 +112,7 @@ fn drain(stream: &mut File, buffer: &mut [u8], text: &mut Vec<u8>, room: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Write;
 
     #[test]

@@ -3,8 +3,8 @@
 use super::poll::{Poll, Want, Watched};
 use super::wire::Wire;
 use crate::error::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionread, read, write};
+use crate::sys::fifo::{self, Found};
+use rustix::io::{Errno, ioctl_fionread, write};
 use std::os::fd::OwnedFd;
 
 /// From here on no more is read for a client for whom bytes wait. The next piece still fits, as below.
@@ -157,23 +157,21 @@ impl Outlet {
             let waiting = ioctl_fionread(&watched.fd).unwrap_or(0);
             self.wanted = if waiting > 0 { Wanted::Held } else { Wanted::No };
             // The end needs no room, and a client that has everything may never make any.
-            if waiting > 0 || !hung_up(&watched.fd) {
+            if waiting > 0 || !fifo::hung_up(&watched.fd) {
                 return Pumped::Nothing;
             }
             self.fd = None;
             return Pumped::End;
         }
-        match read(&watched.fd, &mut buffer[..room]) {
-            Ok(n) if n > 0 => {
+        match fifo::read(&watched.fd, &mut buffer[..room]) {
+            Found::Bytes(n) => {
                 if let Some(stream) = self.stream {
                     wire.send(stream, &buffer[..n]);
                 }
                 Pumped::Some
             }
-            Err(Errno::AGAIN | Errno::INTR) => Pumped::Nothing,
-            // A FIFO that nobody has opened for writing yet reads as one that has ended.
-            Ok(0) if !hung_up(&watched.fd) => Pumped::Nothing,
-            _ => {
+            Found::Nothing => Pumped::Nothing,
+            Found::End => {
                 self.fd = None;
                 Pumped::End
             }
@@ -202,19 +200,13 @@ impl Outlet {
     }
 }
 
-/// Whether the other side has closed.
-fn hung_up(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cri::streaming::http::{Codec, Version};
     use crate::cri::streaming::wire::{Event, Violation};
     use crate::sys::fifo::{pipe, set_nonblocking};
+    use rustix::io::read;
 
     /// A client with so much room.
     struct Room(usize, Vec<u8>);
