@@ -1,6 +1,7 @@
 //! File: reads the config file and what it imports, later ones over earlier ones.
 use super::check::{Schema, Warning};
 use super::migrate::migrate;
+use super::pattern;
 use super::tree::{Item, Keys, Node, merge_file, parse};
 use crate::error::{Context, Error, Result};
 use std::collections::{HashSet, VecDeque};
@@ -79,16 +80,7 @@ fn glob(pattern: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// `*` is any text and `?` any character; a leading dot must be spelled.
-fn matches(pattern: &str, name: &str) -> bool {
-    fn rest(pattern: &[char], name: &[char]) -> bool {
-        match (pattern.split_first(), name.split_first()) {
-            (None, None) => true,
-            (Some(('*', after)), _) => (0..=name.len()).any(|skip| rest(after, &name[skip..])),
-            (Some((p, after)), Some((n, left))) => (*p == '?' || p == n) && rest(after, left),
-            _ => false,
-        }
-    }
-    let (pattern, name): (Vec<_>, Vec<_>) = (pattern.chars().collect(), name.chars().collect());
-    (name.first() != Some(&'.') || pattern.first() == Some(&'.')) && rest(&pattern, &name)
+/// A leading dot must be spelled.
+fn matches(wild: &str, name: &str) -> bool {
+    (!name.starts_with('.') || wild.starts_with('.')) && pattern::matches(wild, name)
 }

@@ -6,6 +6,7 @@ mod cri;
 mod duration;
 mod file;
 mod migrate;
+pub mod pattern;
 mod sections;
 mod tree;
 

@@ -1,5 +1,6 @@
 //! Pins: which images the kubelet must keep, by the names that the config gives: references, or patterns where `*` stands for
 //! anything.
+use crate::config::pattern;
 use crate::remote::reference::Reference;
 
 /// The patterns.
@@ -17,23 +18,8 @@ impl Pins {
     }
     /// Whether an image of this name is pinned.
     pub fn hold(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| matches(pattern, name))
+        self.0.iter().any(|p| pattern::matches(p, name))
     }
-}
-
-/// Each part between stars must come in order, the first at the beginning and the last at the end.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(first) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        match left.find(part) {
-            Some(at) => left = &left[at + part.len()..],
-            None => return false,
-        }
-    }
-    left.ends_with(last)
 }
 
 #[cfg(test)]
