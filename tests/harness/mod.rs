@@ -88,6 +88,16 @@ pub fn run_ok(program: &str, args: &[&str]) -> String {
     text
 }
 
+/// A runtime handler `go`: runc under Go's shim.
+pub fn go_handler() -> String {
+    let shim = go_containerd().join("containerd-shim-runc-v2");
+    let table = "plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.go";
+    format!(
+        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = \"{}\"\n[{table}.options]\nBinaryName = \"runc\"",
+        shim.display()
+    )
+}
+
 /// Where the programs of Debian's containerd package are: unpacked, never installed.
 pub fn go_containerd() -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();

@@ -1,5 +1,5 @@
 //! The shim protocol is the field's own: Go's shim under our daemon, our shim under Debian's containerd.
-use crate::harness::{Image, Registry, Setup, go_containerd, run_ok, scratch, wait_until};
+use crate::harness::{Image, Registry, Setup, go_containerd, go_handler, run_ok, scratch, wait_until};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -7,13 +7,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn pods_run_on_gos_shim() {
-    let shim = go_containerd().join("containerd-shim-runc-v2");
-    let table = "plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.go";
-    let lines = format!(
-        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = \"{}\"\n[{table}.options]\nBinaryName = \"runc\"",
-        shim.display()
-    );
-    let mut d = Setup::new().config(&lines).start();
+    let mut d = Setup::new().config(&go_handler()).start();
     let image = d.busybox();
     let pod = d.pod("go", "go");
     let main = pod.shell("main", &image, "echo hello; trap 'exit 4' TERM; while :; do sleep 0.1; done");

@@ -1,7 +1,7 @@
 //! Exec, attach and port-forward as clients have them: every protocol, many at a time, slow ones, and those that vanish.
 use crate::harness::client::container_config;
 use crate::harness::streams::{Remote, Said, Spdy, upgrade};
-use crate::harness::{Container, Daemon, RUNTIMES, Setup, go_containerd, run_ok, scratch, wait_until};
+use crate::harness::{Container, Daemon, RUNTIMES, Setup, go_handler, run_ok, scratch, wait_until};
 use cradle::error::{Kind, Result};
 use cradle::proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 use cradle::proto::cri_methods::runtime_service as rt;
@@ -265,13 +265,7 @@ fn tokens_are_good_once_and_requests_are_checked() {
 
 #[test]
 fn gos_shim_runs_commands_and_cannot_be_attached_to() {
-    let shim = go_containerd().join("containerd-shim-runc-v2");
-    let table = "plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.go";
-    let lines = format!(
-        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = \"{}\"\n[{table}.options]\nBinaryName = \"runc\"",
-        shim.display()
-    );
-    let d = Setup::new().config(&lines).start();
+    let d = Setup::new().config(&go_handler()).start();
     let image = d.busybox();
     let pod = d.pod("go", "go");
     let main = pod.shell("main", &image, "sleep 1000");
